@@ -1,0 +1,137 @@
+"""Fair controls beyond the paper: the baseline with the time, and with the weights, that TraceGrad had.
+
+Both are planned from finished runs of the same database and seed, so they come after the grid itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from benchmarks.plan import FIRST_SEED, Conditions, Run, settings_of
+from tracegrad.config import load_config
+from tracegrad.errors import ConfigError, did_you_mean
+
+BASELINE, FULL = "DeepHE3", "DeepHE3+TraceGrad"
+LABELS = {"equal-time": f"{BASELINE} (equal time)", "parameter-matched": f"{BASELINE} (parameter matched)"}
+
+# Lengths that belong to a schedule in steps or epochs: they stretch together, so that the schedule keeps its shape.
+LENGTHS = ("epochs", "max_steps", "start", "interval", "patience", "cooldown", "warmup_steps")
+BISECTIONS = 16
+FACTORS = (0.125, 16.0)  # of the multiplicities, searched for the number of weights
+
+
+def check_controls(names: Sequence[str]) -> None:
+    """Refuse an unknown control.
+
+    Raises:
+        ConfigError: with the nearest known name.
+    """
+    for name in names:
+        if name not in LABELS:
+            raise ConfigError(f"--controls: unknown {name!r}. {did_you_mean(name, LABELS)}")
+
+
+def plan_controls(
+    names: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    conditions: Conditions,
+    count: Callable[[Run, Conditions], int] | None = None,
+) -> list[Run]:
+    """Plan the controls of every database and seed that has both the baseline and TraceGrad.
+
+    Args:
+        names: ``"equal-time"``, ``"parameter-matched"``.
+        records: finished runs of the grid.
+        conditions: what all runs share.
+        count: number of weights of a run's network (default: build it).
+
+    Returns:
+        the runs.
+    """
+    found = {(record["dataset"], record["seed"], record.get("label", record["setting"])): record for record in records}
+    runs = []
+    for dataset, seed, label in found:
+        if label != BASELINE or (dataset, seed, FULL) not in found:
+            continue
+        baseline, full = found[dataset, seed, BASELINE], found[dataset, seed, FULL]
+        if "equal-time" in names:
+            overrides = equal_time(baseline["config"]["training"], full["train_seconds"] / baseline["train_seconds"])
+            runs.append(Run(dataset, BASELINE, seed, LABELS["equal-time"], overrides))
+        if "parameter-matched" in names:
+            size = partial(_size, dataset, conditions, count or count_parameters)
+            irreps = matched_irreps(baseline["config"]["model"]["hidden_irreps"], full["parameters"], size)
+            overrides = (f"model.hidden_irreps={irreps}",)
+            runs.append(Run(dataset, BASELINE, seed, LABELS["parameter-matched"], overrides))
+    return runs
+
+
+def _size(dataset: str, conditions: Conditions, count: Callable[[Run, Conditions], int], irreps: str) -> int:
+    """Count the weights of the baseline with other features."""
+    return count(Run(dataset, BASELINE, FIRST_SEED, BASELINE, (f"model.hidden_irreps={irreps}",)), conditions)
+
+
+def equal_time(training: Mapping[str, Any], ratio: float) -> tuple[str, ...]:
+    """Stretch the budget and the schedule of a run.
+
+    Args:
+        training: training section of the run's configuration.
+        ratio: wanted time over the time it took.
+
+    Returns:
+        ``training.key=value`` of the stretched run; empty when the budget is a time already.
+    """
+    lengths = {key: training[key] for key in LENGTHS if training.get(key)}
+    return tuple(f"training.{key}={max(1, round(ratio * length))}" for key, length in lengths.items())
+
+
+def scaled_irreps(irreps: str, factor: float) -> str:
+    """Multiply the multiplicities of irreps, such as ``64x0e+32x1o``, keeping each at one or more."""
+    return re.sub(r"(\d+)x", lambda match: f"{max(1, round(int(match[1]) * factor))}x", irreps)
+
+
+def matched_irreps(irreps: str, target: int, count: Callable[[str], int]) -> str:
+    """Widen or narrow a network until it has as many weights as asked for, as nearly as whole channels allow.
+
+    Args:
+        irreps: features of the network, such as ``"64x0e+32x1o"``.
+        target: wanted number of weights.
+        count: number of weights of a network with given features; grows with the multiplicities.
+
+    Returns:
+        the features whose number of weights is nearest to `target`.
+
+    Raises:
+        ConfigError: the target is out of reach.
+    """
+    low, high = FACTORS
+    sizes = {text: count(text) for text in (scaled_irreps(irreps, low), scaled_irreps(irreps, high))}
+    if not min(sizes.values()) <= target <= max(sizes.values()):
+        raise ConfigError(
+            f"parameter-matched control: expected a number of weights from {min(sizes.values())} to "
+            f"{max(sizes.values())} ({irreps} scaled by {low} to {high}), found {target}; leave the control out"
+        )
+    for _ in range(BISECTIONS):
+        middle = (low * high) ** 0.5
+        text = scaled_irreps(irreps, middle)
+        if text not in sizes:
+            sizes[text] = count(text)
+        if sizes[text] < target:
+            low = middle
+        else:
+            high = middle
+    return min(sizes, key=lambda text: abs(sizes[text] - target))
+
+
+def count_parameters(run: Run, conditions: Conditions) -> int:
+    """Build the network of a run and count its weights."""
+    from tracegrad.data import load_dataset  # both import torch, which the sweep itself does not need
+    from tracegrad.model import build_model
+
+    config = load_config(
+        preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
+    )
+    model = build_model(config.model, load_dataset(run.dataset, source=conditions.source))
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -1,0 +1,112 @@
+"""Where runs are executed: in this process, or through submitit in local processes or on a SLURM cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import submitit
+
+from benchmarks.worker import RunJob
+from tracegrad.errors import ConfigError
+
+EXECUTORS = ("local", "slurm", "inline")
+
+
+class Job(Protocol):
+    """A run that was handed over."""
+
+    def done(self) -> bool:
+        """Say whether it has ended, well or not."""
+
+    def cancel(self) -> None:
+        """Ask it to stop."""
+
+
+class Executor(Protocol):
+    """Takes runs.
+
+    Args:
+        slots: number of runs that may be handed over at the same time.
+    """
+
+    slots: int
+
+    def submit(self, job: RunJob, name: str) -> Job:
+        """Hand over a run."""
+
+
+class FinishedJob:
+    """A run that has ended before `submit` returned."""
+
+    def done(self) -> bool:
+        """Say that it has ended."""
+        return True
+
+    def cancel(self) -> None:
+        """Do nothing: it has ended."""
+
+
+class InlineExecutor:
+    """Runs one training after the other and waits for each."""
+
+    slots = 1
+
+    def submit(self, job: RunJob, name: str) -> Job:
+        """Run `job` to its end."""
+        job()
+        return FinishedJob()
+
+
+class SubmititExecutor:
+    """Hands runs to submitit.
+
+    Args:
+        kind: ``"local"`` or ``"slurm"``.
+        folder: for submitit's own files.
+        slots: runs at the same time; a cluster queues the rest itself.
+        hours: time limit of one run, h.
+        parameters: further parameters of the cluster, such as ``{"partition": "gpu", "gpus_per_node": 1}``.
+
+    Raises:
+        ConfigError: the cluster's commands are missing, or it does not know a parameter.
+    """
+
+    def __init__(self, kind: str, folder: Path, slots: int, hours: float, parameters: Mapping[str, Any]) -> None:
+        self.slots = slots
+        try:
+            self._executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind)
+            common = {"timeout_min": max(1, round(60 * hours))}
+            self._executor.update_parameters(**common, **{f"{kind}_{key}": value for key, value in parameters.items()})
+        except (RuntimeError, NameError, ValueError) as error:
+            raise ConfigError(f"--executor {kind}: {error}; use --executor local on this machine") from error
+
+    def submit(self, job: RunJob, name: str) -> Job:
+        """Hand over a run under a name that shows in the queue."""
+        self._executor.update_parameters(name=name)
+        handed: Job = self._executor.submit(job)
+        return handed
+
+
+def make_executor(kind: str, folder: Path, jobs: int, hours: float, parameters: Mapping[str, Any]) -> Executor:
+    """Make the executor of a sweep.
+
+    Args:
+        kind: ``"inline"``, ``"local"`` or ``"slurm"``.
+        folder: for submitit's own files.
+        jobs: runs at the same time (local).
+        hours: time limit of one run, h.
+        parameters: further parameters (slurm).
+
+    Returns:
+        the executor.
+
+    Raises:
+        ConfigError: parameters for an executor that takes none, or no such cluster here.
+    """
+    if parameters and kind != "slurm":
+        raise ConfigError(f"--slurm: expected with --executor slurm only, found --executor {kind}; leave it out")
+    if kind == "inline":
+        return InlineExecutor()
+    return SubmititExecutor(kind, folder, jobs if kind == "local" else 1_000_000, hours, parameters)

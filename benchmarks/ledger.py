@@ -1,0 +1,217 @@
+"""The output folder of a sweep: whose it is, what is finished, and the records that the reports read.
+
+OUT/sweep.json         conditions, runs, environment, failures
+OUT/work/<run>/        one folder per run: log.txt, and what ``tracegrad train`` leaves (run.json, final.ckpt, ...)
+OUT/runs/<run>.json    the record of each finished run
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.plan import Conditions, Run
+from benchmarks.worker import LOG_FILE, TRAINING_FOLDER
+from tracegrad.atomic import atomic_write
+from tracegrad.errors import ConfigError, DataError
+
+REQUIRED = ("dataset", "setting", "seed", "source", "preset", "metrics", "parameters", "train_seconds", "config")
+
+
+class Ledger:
+    """Book-keeping of one output folder.
+
+    Args:
+        out: the folder.
+        conditions: what its runs share.
+    """
+
+    def __init__(self, out: Path, conditions: Conditions) -> None:
+        self.out = out
+        self.conditions = conditions
+        self.records = out / "runs"
+        self.work = out / "work"
+
+    def folder(self, run: Run) -> Path:
+        """Folder that a run works in."""
+        return self.work / run.name
+
+    def training(self, run: Run) -> Path:
+        """What ``tracegrad train`` gets as ``--out``: a folder of its own, in which no log of ours is in the way."""
+        return self.folder(run) / TRAINING_FOLDER
+
+    def log(self, run: Run) -> Path:
+        """What a run printed."""
+        return self.folder(run) / LOG_FILE
+
+    def record(self, run: Run) -> Path:
+        """Record of a finished run."""
+        return self.records / f"{run.name}.json"
+
+    def finished(self, run: Run) -> bool:
+        """Say whether the record of a run is there and is really that run's."""
+        try:
+            self.collected(run)
+        except DataError:
+            return False
+        return True
+
+    def collected(self, run: Run) -> dict[str, Any]:
+        """Record of a finished run, as it lies in ``runs/``."""
+        return check_record(self.record(run), run, self.conditions)
+
+    @contextmanager
+    def claim(self, resume: bool) -> Iterator[None]:
+        """Take the folder for one sweep at a time.
+
+        Args:
+            resume: whether the user asked to go on with what is there.
+
+        Raises:
+            ConfigError: the folder holds another grid, or one that was not asked to be resumed, or is in use.
+        """
+        self.check(resume)
+        self.records.mkdir(parents=True, exist_ok=True)
+        self.work.mkdir(exist_ok=True)
+        with (self.out / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ConfigError(
+                    f"{self.out}: another sweep is working here; wait for it or give another --out"
+                ) from error
+            yield
+
+    def check(self, resume: bool) -> None:
+        """Refuse a folder that holds other runs.
+
+        Args:
+            resume: whether the user asked to go on with what is there.
+
+        Raises:
+            ConfigError: naming what differs and what to do.
+        """
+        if self.out.exists() and not self.out.is_dir():
+            raise ConfigError(f"--out: expected a folder, found the file {self.out}; give another name")
+        held = self.read()
+        if not held:
+            stray = [path for path in (self.records, self.work) if path.is_dir() and any(path.iterdir())]
+            if stray:
+                raise ConfigError(
+                    f"{stray[0]} holds runs, but {self.out / 'sweep.json'} is missing, so their conditions are "
+                    "unknown; give another --out"
+                )
+            return
+        theirs, ours = held.get("conditions"), self.conditions.to_dict()
+        if theirs != ours:
+            before = theirs if isinstance(theirs, dict) else {}
+            keys = [key for key in ours if before.get(key) != ours[key]]
+            found = "; ".join(f"{key}: expected {ours[key]!r}, found {before.get(key)!r}" for key in keys)
+            raise ConfigError(f"{self.out} holds another run grid ({found}); give another --out")
+        if not resume:
+            count = len(list(self.records.glob("*.json")))
+            raise ConfigError(
+                f"{self.out} holds a run grid with {count} finished runs; add --resume to go on with it or to "
+                "extend it, or give another --out"
+            )
+
+    def read(self) -> dict[str, Any]:
+        """Content of ``sweep.json``; empty where there is none."""
+        path = self.out / "sweep.json"
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ConfigError(f"{path}: expected JSON, found {error}; give another --out") from error
+        return content if isinstance(content, dict) else {}
+
+    def write(self, runs: Sequence[Run], environment: Mapping[str, Any], failures: Sequence[str]) -> None:
+        """Write ``sweep.json``: this sweep's runs are added to those of earlier sweeps in the same folder."""
+        names = dict.fromkeys([*self.read().get("runs", []), *(run.name for run in runs)])
+        content = {
+            "conditions": self.conditions.to_dict(),
+            "runs": list(names),
+            "environment": dict(environment),
+            "failures": list(failures),
+        }
+        write_json(self.out / "sweep.json", content)
+
+    def collect(self, run: Run) -> dict[str, Any]:
+        """Take the record of a finished run over into ``runs/``, with its label and learning curve.
+
+        Args:
+            run: the run.
+
+        Returns:
+            the record.
+
+        Raises:
+            DataError: the run left no record, or another run's.
+        """
+        folder = self.training(run)
+        record = check_record(folder / "run.json", run, self.conditions)
+        record["label"] = run.label
+        if not record.get("curve") and (folder / "history.csv").is_file():
+            record["curve"] = read_curve(folder / "history.csv")
+        write_json(self.record(run), record)
+        return record
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON atomically, readable for people."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def check_record(path: Path, run: Run, conditions: Conditions) -> dict[str, Any]:
+    """Read the record of a run and see that it belongs to it.
+
+    Args:
+        path: the record.
+        run: the run that it should belong to.
+        conditions: source and preset that it should name.
+
+    Returns:
+        the record.
+
+    Raises:
+        DataError: no file, not JSON, a field missing, or another run's.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"expected the record {path}, found none: the run did not finish") from error
+    except ValueError as error:
+        raise DataError(f"{path}: expected JSON, found {error}; remove the file and run again") from error
+    missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise DataError(f"{path}: expected a run record, found none of the fields {', '.join(missing)}")
+    wanted = {"dataset": run.dataset, "setting": run.setting, "seed": run.seed}
+    wanted |= {"source": conditions.source, "preset": conditions.preset}
+    for key, value in wanted.items():
+        if record[key] != value:
+            raise DataError(f"{path}: expected {key} {value!r}, found {record[key]!r}; remove the folder and run again")
+    if not record["metrics"]:
+        raise DataError(f"{path}: expected metrics of at least one subset, found none")
+    return dict(record)
+
+
+def read_curve(path: Path) -> dict[str, list[float | None]]:
+    """Learning curve of a run at its validations, as columns.
+
+    Args:
+        path: ``history.csv`` of the run.
+
+    Returns:
+        step, epoch, seconds, losses (eV²) and val_mae (meV); an empty field is None.
+    """
+    with path.open(encoding="utf-8", newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row.get("val_loss")]
+    names = ("step", "epoch", "seconds", "train_loss", "val_loss", "val_mae")
+    return {name: [float(row[name]) if row.get(name) else None for row in rows] for name in names}

@@ -1,0 +1,247 @@
+"""``python -m benchmarks``: train a grid of the paper's tables and print them beside the published ones."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.board import Board
+from benchmarks.controls import check_controls, plan_controls
+from benchmarks.environment import ROOT, cores, environment
+from benchmarks.executors import EXECUTORS, Executor, make_executor
+from benchmarks.ledger import Ledger
+from benchmarks.plan import (
+    DATASETS,
+    Run,
+    check_configuration,
+    estimate,
+    make_conditions,
+    make_grid,
+    total_seconds,
+)
+from benchmarks.sweep import TRAINER, Failure, sweep
+from tracegrad.config import PRESETS
+from tracegrad.errors import ConfigError, TracegradError
+
+MAX_JOBS = 8  # more networks side by side compete for memory
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+EXAMPLES = """examples:
+  nox -s reproduce -- --dataset MG                          the four settings on bundled graphene
+  nox -s reproduce -- --dataset MG --preset smoke           the same in two minutes, far from converged
+  nox -s reproduce -- --dataset all --seeds 3 --resume      go on with an interrupted sweep, or extend it
+  nox -s reproduce -- --dataset all --dry-run               what would run, and for how long
+  nox -s reproduce -- --dataset MG --executor slurm --slurm partition=gpu --slurm gpus_per_node=1 --device cuda
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Describe the command line."""
+    parser = argparse.ArgumentParser(
+        prog="reproduce",
+        description="Train the settings of the paper's tables and print the tables beside the published ones.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset", default="MG", help=f"{', '.join(DATASETS)}, several with commas, or all (default: MG)")
+    add("--settings", default=None, help="settings with commas (default: those of the table)")
+    add("--source", default="bundled", help="bundled, published, or a path (default: bundled)")
+    add("--preset", default="bundled", help=f"{', '.join(PRESETS)} (default: bundled)")
+    add("--seeds", type=int, default=1, help="number of repeats (default: 1)")
+    add("--controls", default="", help="equal-time, parameter-matched: extra rows trained after the grid")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change every run")
+    add("--out", type=Path, default=ROOT / "reports" / "out", help="output folder (default: reports/out)")
+    add("--resume", action="store_true", help="go on with the grid in --out, or extend it")
+    add("--dry-run", action="store_true", help="print the plan with estimated times and stop")
+    add("--executor", choices=EXECUTORS, default="local", help="where runs are executed (default: local)")
+    add("--jobs", type=int, default=None, help="local runs side by side (default: one per core; one on a GPU)")
+    add("--hours", type=float, default=72.0, help="time limit of one run in hours (default: 72)")
+    add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="parameter of the cluster, repeatable")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINER) -> int:
+    """Run the command.
+
+    Args:
+        arguments: command line, by default that of the process.
+        trainer: training command, to which the arguments of each run are appended.
+
+    Returns:
+        exit code: 0, 1 when a run failed, 2 for a mistake in the input, 130 when interrupted.
+    """
+    options = make_parser().parse_args(arguments)
+    console = Console(stderr=False)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _reproduce(options, console, trainer)
+    except TracegradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"interrupted; go on with the same command and --resume (folder {options.out})", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Treat a request to end like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[str]) -> int:
+    """Plan, train, add the controls, draw."""
+    conditions = make_conditions(options.source, options.preset, options.device, options.overrides)
+    runs = make_grid(_names(options.dataset), _names(options.settings) or None, options.seeds)
+    controls = _names(options.controls)
+    check_controls(controls)
+    for run in runs:
+        check_configuration(run, conditions)
+    ledger = Ledger(options.out.expanduser().resolve(), conditions)
+    jobs = _jobs(options)
+    if options.dry_run:
+        ledger.check(options.resume)
+        show_plan(runs, ledger, jobs, console)
+        return 0
+    executor = make_executor(
+        options.executor, ledger.work / ".submitit", jobs, options.hours, _parameters(options.slurm)
+    )
+    variables = _variables(options.executor, jobs)
+    described = environment(options.device)
+    with ledger.claim(options.resume):
+        ledger.write(runs, described, [])
+        failures = _train(runs, ledger, executor, console, variables, trainer)
+        extra, problems = _plan_controls(controls, runs, ledger) if controls else ([], [])
+        if extra:
+            failures += _train(extra, ledger, executor, console, variables, trainer)
+        problems += [failure.line() for failure in failures]
+        ledger.write([*runs, *extra], described, problems)
+    show_failures(failures, ledger, console)
+    if not any(ledger.finished(run) for run in runs):
+        return 1
+    drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
+    return 1 if problems else drawn.returncode
+
+
+def _plan_controls(names: Sequence[str], runs: Sequence[Run], ledger: Ledger) -> tuple[list[Run], list[str]]:
+    """Plan the controls; one that cannot be made is reported, because the grid is trained already."""
+    records = [ledger.collected(run) for run in runs if ledger.finished(run)]
+    planned: list[Run] = []
+    problems = []
+    for name in names:
+        try:
+            planned += plan_controls([name], records, ledger.conditions)
+        except TracegradError as error:
+            problems.append(str(error))
+            print(f"error: {error}", file=sys.stderr)
+    return planned, problems
+
+
+def _train(
+    runs: Sequence[Run],
+    ledger: Ledger,
+    executor: Executor,
+    console: Console,
+    variables: Sequence[tuple[str, str | None]],
+    trainer: Sequence[str],
+) -> list[Failure]:
+    """Train runs under a live table, which stays on the terminal."""
+    board = Board(runs, console)
+    with board.live():
+        failures = sweep(runs, ledger, executor, board, environment=variables, trainer=trainer)
+    console.print(board.summary(), highlight=False)
+    return failures
+
+
+def show_plan(runs: Sequence[Run], ledger: Ledger, jobs: int, console: Console) -> None:
+    """Print every run, what is finished, and the estimated time of the rest."""
+    known = [*ledger.records.glob("*.json"), *(ROOT / "reports").glob("**/runs/*.json")]
+    table = Table(title=f"{len(runs)} runs, {ledger.conditions.source} data, preset {ledger.conditions.preset}")
+    for name in ("run", "state", "estimate", "basis"):
+        table.add_column(name, no_wrap=True)
+    open_estimates = []
+    for run in runs:
+        guess = estimate(run, ledger.conditions, known)
+        finished = ledger.finished(run)
+        if not finished:
+            open_estimates.append(guess)
+        table.add_row(run.name, "finished" if finished else "to run", _duration(guess.seconds), guess.basis)
+    console.print(table)
+    total = _duration(total_seconds(open_estimates, jobs))
+    console.print(f"{len(open_estimates)} to run, {jobs} side by side: about {total}", highlight=False)
+
+
+def show_failures(failures: Sequence[Failure], ledger: Ledger, console: Console) -> None:
+    """Print the last lines of each failed run's log and where the rest is."""
+    for failure in failures:
+        console.print(
+            f"\n{failure.run.name} failed: {failure.reason}", style="bold red", highlight=False, soft_wrap=True
+        )
+        console.print("\n".join(failure.tail), markup=False, highlight=False, soft_wrap=True)
+        console.print(f"log: {ledger.log(failure.run)}", highlight=False, soft_wrap=True)
+
+
+def _names(text: str | None) -> list[str]:
+    """Split a list with commas."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _jobs(options: argparse.Namespace) -> int:
+    """Runs side by side."""
+    if options.jobs is not None:
+        if options.jobs < 1:
+            raise ConfigError(f"--jobs: expected at least 1, found {options.jobs}")
+        return int(options.jobs)
+    return 1 if options.device == "cuda" or options.executor == "inline" else min(cores(), MAX_JOBS)
+
+
+def _variables(executor: str, jobs: int) -> list[tuple[str, str | None]]:
+    """Share the cores among the runs, and give the GPUs back that submitit hides from local processes.
+
+    On a cluster its own settings hold.
+    """
+    if executor == "slurm":
+        return []
+    threads = str(max(1, cores() // jobs))
+    visible = ("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return [*((name, threads) for name in THREAD_VARIABLES), visible]
+
+
+def _parameters(texts: Sequence[str]) -> dict[str, Any]:
+    """Parameters of the cluster, numbers as numbers."""
+    parsed = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--slurm: expected KEY=VALUE, found {text!r}")
+        parsed[key.strip()] = yaml.safe_load(value)
+    return parsed
+
+
+def _duration(seconds: float | None) -> str:
+    """Format a time for people."""
+    if seconds is None:
+        return "unknown"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Runs a grid: hands over what is not finished, collects records, reports failures; can be stopped at any moment."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.board import Board, State
+from benchmarks.executors import Executor, Job
+from benchmarks.ledger import Ledger
+from benchmarks.plan import Run, train_arguments
+from benchmarks.worker import RunJob
+from tracegrad.errors import DataError
+
+TRAINER = (sys.executable, "-m", "tracegrad", "train")
+LOG_LINES = 15  # of a failed run that are shown
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that left no record.
+
+    Args:
+        run: the run.
+        reason: what was expected and found.
+        tail: last lines of its log.
+    """
+
+    run: Run
+    reason: str
+    tail: tuple[str, ...]
+
+    def line(self) -> str:
+        """One sentence with the last words of the log."""
+        last = next((line for line in reversed(self.tail) if line and not line.startswith("#")), "the log is empty")
+        return f"{self.run.name}: {self.reason} ({last})"
+
+
+def sweep(
+    runs: Sequence[Run],
+    ledger: Ledger,
+    executor: Executor,
+    board: Board,
+    *,
+    environment: Sequence[tuple[str, str | None]] = (),
+    trainer: Sequence[str] = TRAINER,
+) -> list[Failure]:
+    """Finish every run that is not finished; a failed one does not stop the others.
+
+    Args:
+        runs: the runs; those with a record are not repeated.
+        ledger: claimed output folder.
+        executor: where the runs are executed.
+        board: shows the states.
+        environment: variables of the trainings; None removes one.
+        trainer: training command, to which the arguments of each run are appended.
+
+    Returns:
+        the failures, in the order in which they ended.
+
+    Raises:
+        KeyboardInterrupt: after the running trainings were asked to stop; the same sweep can be resumed.
+    """
+    waiting: list[Run] = []
+    for run in runs:
+        if ledger.finished(run):
+            board.update(run, State.KEPT, ledger.collected(run))
+        else:
+            waiting.append(run)
+    active: dict[Run, Job] = {}
+    failures: list[Failure] = []
+    try:
+        while waiting or active:
+            while waiting and len(active) < executor.slots:
+                run = waiting.pop(0)
+                board.update(run, State.RUNNING)
+                arguments = train_arguments(run, ledger.conditions, ledger.training(run))
+                training = RunJob((*trainer, *arguments), ledger.folder(run), tuple(environment))
+                active[run] = executor.submit(training, run.name)
+            ended = [run for run, job in active.items() if job.done()]
+            for run in ended:
+                del active[run]
+                failures += _settle(run, ledger, board)
+            if not ended:
+                time.sleep(POLL_SECONDS)
+    except BaseException:
+        for job in active.values():
+            job.cancel()
+        raise
+    return failures
+
+
+def _settle(run: Run, ledger: Ledger, board: Board) -> list[Failure]:
+    """Collect the record of a run that has ended, or say why there is none."""
+    try:
+        board.update(run, State.DONE, ledger.collect(run))
+    except DataError as error:
+        board.update(run, State.FAILED)
+        return [Failure(run, str(error), log_tail(ledger, run))]
+    return []
+
+
+def log_tail(ledger: Ledger, run: Run, lines: int = LOG_LINES) -> tuple[str, ...]:
+    """Last lines of a run's log; empty when there is none."""
+    try:
+        text = ledger.log(run).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ()
+    return tuple(text.rstrip().splitlines()[-lines:])

@@ -1,0 +1,219 @@
+"""Run records as they lie on disk, checked, and sorted into comparisons that may stand in one table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tracegrad.errors import DataError
+
+BASELINE = "DeepHE3"
+
+
+@dataclass(frozen=True, order=True)
+class Comparison:
+    """What all records of one table share; records that differ in any of these are never put side by side.
+
+    Args:
+        source: where the structures come from: ``"bundled"``, ``"published"`` or a path.
+        preset: the named size and length of the runs.
+        recipe: everything about training that is not the method (``config.recipe``).
+    """
+
+    source: str
+    preset: str
+    recipe: str
+
+    @property
+    def title(self) -> str:
+        """One line for people, such as ``bundled data, preset smoke, recipe paper``."""
+        return f"{self.source} data, preset {self.preset}, recipe {self.recipe}"
+
+
+@dataclass(frozen=True)
+class SubsetMetrics:
+    """Errors of one run on one subset of the test structures.
+
+    Args:
+        mae_all: mean over the test structures of their mean absolute error, meV (arXiv:2401.00744).
+        mae_block: mean absolute error of each basic block, meV, keyed by its orbitals (``"s1-p1"``).
+        per_structure: mean absolute error of each test structure, meV; empty when the record does not carry it.
+        per_distance: (from, to, error) of each range of distances, Å, Å and meV; empty when the record has none.
+    """
+
+    mae_all: float
+    mae_block: Mapping[str, float]
+    per_structure: Mapping[str, float]
+    per_distance: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One finished run.
+
+    Args:
+        dataset: key of the database, such as ``"MG"``.
+        setting: the network that was trained, such as ``"DeepHE3+TraceGrad"``.
+        label: name of the row; differs from `setting` for controls such as ``"DeepHE3 (equal time)"``.
+        seed: seed of weights and order of the structures.
+        comparison: which table the record may stand in.
+        subsets: metrics by subset: ``"all"``, or ``"nt"`` and ``"t"``.
+        parameters: number of trained weights.
+        train_seconds: wall time of the training, s.
+        raw: the record as it was read, for provenance.
+        path: file that was read.
+        sha256: hash of that file.
+    """
+
+    dataset: str
+    setting: str
+    label: str
+    seed: int
+    comparison: Comparison
+    subsets: Mapping[str, SubsetMetrics]
+    parameters: int
+    train_seconds: float
+    raw: Mapping[str, Any] = field(repr=False)
+    path: Path
+    sha256: str
+
+    @property
+    def curve(self) -> Mapping[str, Sequence[float]]:
+        """Learning curve of the run: columns of equal length; empty when the record carries none."""
+        return self.raw.get("curve") or {}
+
+
+def load_records(folder: str | Path) -> list[RunRecord]:
+    """Read every ``*.json`` of a folder of run records, in the order of their names.
+
+    Args:
+        folder: the folder, such as ``reports/out/runs``.
+
+    Returns:
+        the records.
+
+    Raises:
+        DataError: the folder or the records are missing, a file is not a run record, or two files describe one run.
+    """
+    directory = Path(folder)
+    if not directory.is_dir():
+        raise DataError(f"expected a folder of run records, found none at {directory}; run `nox -s reproduce` first")
+    files = sorted(directory.glob("*.json"))
+    if not files:
+        raise DataError(f"expected run records (*.json) in {directory}, found none; run `nox -s reproduce` first")
+    records = [read_record(path) for path in files]
+    seen: dict[tuple[object, ...], Path] = {}
+    for record in records:
+        key = (record.comparison, record.dataset, record.label, record.seed)
+        if key in seen:
+            raise DataError(
+                f"{record.path} and {seen[key]} both describe {record.label} on {record.dataset}, seed {record.seed} "
+                f"({record.comparison.title}); expected one record per run: remove one of them"
+            )
+        seen[key] = record.path
+    return records
+
+
+def read_record(path: str | Path) -> RunRecord:
+    """Read one run record and check what the reports rely on.
+
+    Args:
+        path: the JSON file.
+
+    Returns:
+        the record.
+
+    Raises:
+        DataError: the file is not JSON, lacks a field, or holds a number that is not finite.
+    """
+    file = Path(path)
+    content = file.read_bytes()
+    try:
+        raw = json.loads(content)
+    except ValueError as error:
+        raise DataError(f"{file}: expected a run record in JSON, found {error}; run it again") from error
+    if not isinstance(raw, dict):
+        raise DataError(f"{file}: expected a JSON object, found {type(raw).__name__}; it is not a run record")
+    try:
+        return RunRecord(
+            dataset=str(raw["dataset"]),
+            setting=str(raw["setting"]),
+            label=str(raw.get("label") or raw["setting"]),
+            seed=int(raw["seed"]),
+            comparison=Comparison(str(raw["source"]), str(raw["preset"]), _recipe(raw)),
+            subsets={str(name): _subset(file, name, metrics) for name, metrics in raw["metrics"].items()},
+            parameters=int(raw["parameters"]),
+            train_seconds=float(raw["train_seconds"]),
+            raw=raw,
+            path=file,
+            sha256=hashlib.sha256(content).hexdigest(),
+        )
+    except KeyError as error:
+        raise DataError(f"{file}: expected the field {error} of a run record, found none; run it again") from error
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{file}: expected a run record, found a field of another type ({error})") from error
+
+
+def _recipe(raw: Mapping[str, Any]) -> str:
+    """Recipe named by the record, by its configuration, or by the training section of that."""
+    config = raw["config"]
+    return str(raw.get("recipe") or config.get("recipe") or config["training"]["recipe"])
+
+
+def _subset(file: Path, name: str, metrics: Mapping[str, Any]) -> SubsetMetrics:
+    """Check and convert the metrics of one subset."""
+    blocks = {str(block): float(value) for block, value in metrics["mae_block"].items()}
+    structures = {str(key): float(value) for key, value in (metrics.get("per_structure") or {}).items()}
+    mae_all = float(metrics["mae_all"])
+    for label, value in [("mae_all", mae_all), *blocks.items(), *structures.items()]:
+        if not math.isfinite(value):
+            raise DataError(
+                f"{file}: metrics of {name!r}: expected finite errors, found {label} = {value}; run it again"
+            )
+    bins = metrics.get("per_distance") or []
+    distance = tuple((float(entry["from"]), float(entry["to"]), float(entry["mae"])) for entry in bins)
+    return SubsetMetrics(mae_all, blocks, structures, distance)
+
+
+def by_comparison(records: Iterable[RunRecord]) -> dict[Comparison, list[RunRecord]]:
+    """Sort records into the groups that may be compared, and check that each database has one split in each group.
+
+    Args:
+        records: run records of any origin.
+
+    Returns:
+        records by source, preset and recipe, sorted.
+
+    Raises:
+        DataError: two runs of one group saw different splits of the same database.
+    """
+    groups: dict[Comparison, list[RunRecord]] = {}
+    for record in records:
+        groups.setdefault(record.comparison, []).append(record)
+    for comparison, members in groups.items():
+        _check_splits(comparison, members)
+    return {comparison: groups[comparison] for comparison in sorted(groups)}
+
+
+def _check_splits(comparison: Comparison, records: Sequence[RunRecord]) -> None:
+    """Refuse to compare runs that were tested on different structures."""
+    first: dict[str, RunRecord] = {}
+    for record in records:
+        other = first.setdefault(record.dataset, record)
+        ours, theirs = record.raw.get("split_sha256"), other.raw.get("split_sha256")
+        if ours != theirs:
+            raise DataError(
+                f"{record.path} and {other.path} ({comparison.title}) saw different splits of {record.dataset}: "
+                f"{ours} and {theirs}; they cannot stand in one table: move one of them to another folder"
+            )
+
+
+def select(records: Iterable[RunRecord], *, dataset: str, label: str) -> list[RunRecord]:
+    """Records of one row, ordered by seed."""
+    chosen = (record for record in records if record.dataset == dataset and record.label == label)
+    return sorted(chosen, key=lambda record: record.seed)

@@ -1,0 +1,263 @@
+"""Tables as Markdown, CSV and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from reports.records import BASELINE
+from reports.statistics import Summary
+from reports.tables import METRICS, PAPER, AdjustedTest, Row, Table
+from tracegrad.atomic import atomic_write
+
+EMPTY = "–"
+HEADINGS = {"mae_all": "MAE_all", "mae_cha_sample": "MAE_cha_sample", "mae_cha_block": "MAE_cha_block"}
+
+
+def error_text(value: float | None) -> str:
+    """Format an error in meV with about four significant digits, as the paper does; a dash where there is none."""
+    if value is None:
+        return EMPTY
+    digits = 3 if abs(value) < 10 else 2 if abs(value) < 100 else 1
+    return f"{value:.{digits}f}"
+
+
+def summary_text(summary: Summary | None) -> str:
+    """Format mean ± standard deviation over seeds; the mean alone for one seed."""
+    if summary is None:
+        return EMPTY
+    spread = "" if summary.std is None else f" ± {error_text(summary.std)}"
+    return error_text(summary.mean) + spread
+
+
+def change_text(change: float | None) -> str:
+    """Format a relative change in percent with its sign."""
+    return EMPTY if change is None else f"{100 * change:+.1f} %"
+
+
+def p_text(p: float | None) -> str:
+    """Format a p-value with two significant digits."""
+    if p is None:
+        return EMPTY
+    return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
+
+
+def seeds_text(row: Row) -> str:
+    """Format the number of runs behind a row; a row without any says so."""
+    return str(len(row.records)) if row.records else "not run"
+
+
+def mean_of(row: Row, attribute: str) -> float | None:
+    """Mean over the runs of a numeric attribute of theirs, None without runs."""
+    values = [float(getattr(record, attribute)) for record in row.records]
+    return math.fsum(values) / len(values) if values else None
+
+
+def ours_text(row: Row, metric: str) -> str:
+    """Format our value of a metric with its relative change in brackets."""
+    cell = row.cells[metric]
+    change = "" if cell.change is None else f" ({change_text(cell.change)})"
+    return summary_text(cell.summary) + change
+
+
+def paper_text(row: Row, metric: str) -> str:
+    """Format the published value of a metric with its own relative change in brackets."""
+    cell = row.cells[metric]
+    change = "" if cell.paper_change is None else f" ({change_text(cell.paper_change)})"
+    return error_text(cell.paper) + change
+
+
+def markdown(table: Table) -> str:
+    """Write a table and its tests as Markdown.
+
+    Args:
+        table: the table.
+
+    Returns:
+        text that ends with a newline.
+    """
+    head = ["data", "subset", "method", *(HEADINGS[metric] for metric in METRICS), "runs", "weights", "train s"]
+    head += [f"{PAPER}: {HEADINGS[metric]}" for metric in METRICS]
+    title = f"### Table {table.layout.number}: {table.layout.title}"
+    lines = [title, "", f"{table.comparison.title}. {caption(table)}", ""]
+    lines += _grid(head, [table_cells(row) for row in table.rows])
+    for (dataset, subset), tests in table.tests.items():
+        lines += ["", f"**Paired tests, {dataset} {subset}** ({TEST_CAPTION})", ""]
+        lines += _grid(TEST_HEAD, [test_cells(test) for test in tests])
+    return "\n".join(lines) + "\n"
+
+
+def caption(table: Table) -> str:
+    """Explain units, references and empty rows of a table."""
+    return (
+        "Errors in meV, mean ± sample standard deviation over seeds; in brackets the change relative to "
+        f"{table.layout.reference}. The cha metrics are taken on the structure and the block where {BASELINE} of the "
+        f"same seed is worst. Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, "
+        "not the errors. "
+        f"{EMPTY} stands where there is no value: not run, or not in the paper."
+    )
+
+
+TEST_HEAD = ("pair", "over", "n", "mean difference (meV)", "t", "p (t)", "Wilcoxon W", "p (Wilcoxon)")
+TEST_CAPTION = "two-sided; in brackets p adjusted for the number of pairs, Holm"
+
+
+def test_cells(adjusted: AdjustedTest) -> list[str]:
+    """Format one paired test for the columns of `TEST_HEAD`."""
+    test = adjusted.test
+    return [
+        f"{test.first} − {test.second}",
+        test.over,
+        str(test.n),
+        f"{test.mean_difference:+.3g}",
+        EMPTY if test.t is None else f"{test.t:.2f}",
+        f"{p_text(test.p_t)} ({p_text(adjusted.p_t)})",
+        EMPTY if test.wilcoxon is None else f"{test.wilcoxon:g}",
+        f"{p_text(test.p_wilcoxon)} ({p_text(adjusted.p_wilcoxon)})",
+    ]
+
+
+def table_cells(row: Row) -> list[str]:
+    """Format one row: names, our three metrics, runs, weights and seconds, the paper's three metrics."""
+    weights, seconds = mean_of(row, "parameters"), mean_of(row, "train_seconds")
+    cost = [EMPTY if value is None else f"{value:.0f}" for value in (weights, seconds)]
+    ours, paper = [ours_text(row, metric) for metric in METRICS], [paper_text(row, metric) for metric in METRICS]
+    return [row.dataset, row.subset, row.method, *ours, seeds_text(row), *cost, *paper]
+
+
+def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lay out a Markdown table."""
+    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
+
+
+def frame(tables: Sequence[Table]) -> pd.DataFrame:
+    """Collect tables in long form, one line per row of the table, numbers unrounded.
+
+    Args:
+        tables: tables of any comparisons.
+
+    Returns:
+        a frame whose column names carry the units.
+    """
+    lines = []
+    for table in tables:
+        for row in table.rows:
+            line: dict[str, object] = {
+                "table": table.layout.number,
+                "source": table.comparison.source,
+                "preset": table.comparison.preset,
+                "recipe": table.comparison.recipe,
+                "dataset": row.dataset,
+                "subset": row.subset,
+                "method": row.method,
+                "runs": len(row.records),
+                "seeds": " ".join(str(record.seed) for record in row.records),
+                "parameters": mean_of(row, "parameters"),
+                "train_seconds": mean_of(row, "train_seconds"),
+            }
+            for metric in METRICS:
+                cell = row.cells[metric]
+                line[f"{metric}_mean_mev"] = cell.summary.mean if cell.summary else None
+                line[f"{metric}_std_mev"] = cell.summary.std if cell.summary else None
+                line[f"{metric}_change"] = cell.change
+                line[f"{metric}_paper_other_data_mev"] = cell.paper
+                line[f"{metric}_paper_other_data_change"] = cell.paper_change
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def tests_frame(tables: Sequence[Table]) -> pd.DataFrame:
+    """Collect the paired tests of tables in long form.
+
+    Args:
+        tables: tables of any comparisons.
+
+    Returns:
+        one line per pair of methods.
+    """
+    lines = []
+    for table in tables:
+        for (dataset, subset), tests in table.tests.items():
+            for adjusted in tests:
+                where = {
+                    "table": table.layout.number,
+                    "source": table.comparison.source,
+                    "preset": table.comparison.preset,
+                }
+                where |= {"recipe": table.comparison.recipe, "dataset": dataset, "subset": subset}
+                corrected = {"p_t_holm": adjusted.p_t, "p_wilcoxon_holm": adjusted.p_wilcoxon}
+                lines.append(where | vars(adjusted.test) | corrected)
+    return pd.DataFrame(lines)
+
+
+_LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
+_LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "−": "$-$"}
+_LATEX |= {"“": "``", "”": "''", "Å": r"\AA{}"}
+
+
+def latex_escape(text: str) -> str:
+    """Replace what LaTeX would read as a command."""
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def latex(table: Table) -> str:
+    r"""Write a table in LaTeX with the booktabs package.
+
+    Args:
+        table: the table.
+
+    Returns:
+        a ``table`` environment that compiles under ``\usepackage{booktabs}``.
+    """
+    names = " & ".join(latex_escape(HEADINGS[metric]) for metric in METRICS)
+    text = latex_escape(f"{table.layout.title}. {table.comparison.title}. {caption(table)}")
+    lines = [
+        r"\begin{table}",
+        r"\centering\small",
+        rf"\caption{{{text}}}",
+        r"\begin{tabular}{lllrrrrrr}",
+        r"\toprule",
+        rf"& & & \multicolumn{{3}}{{c}}{{this work}} & \multicolumn{{3}}{{c}}{{{latex_escape(PAPER)}}} \\",
+        r"\cmidrule(lr){4-6}\cmidrule(lr){7-9}",
+        rf"data & subset & method & {names} & {names} \\",
+    ]
+    previous = ("", "")
+    for row in table.rows:
+        if (row.dataset, row.subset) != previous:
+            lines.append(r"\midrule")
+            previous = (row.dataset, row.subset)
+        cells = [row.dataset, row.subset, row.method, *(ours_text(row, metric) for metric in METRICS)]
+        cells += [paper_text(row, metric) for metric in METRICS]
+        lines.append(" & ".join(map(latex_escape, cells)) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def write_tables(tables: Sequence[Table], folder: Path) -> list[Path]:
+    """Write ``table<n>.md|csv|tex`` and ``table<n>_tests.csv``, one part per comparison.
+
+    Args:
+        tables: tables of any comparisons.
+        folder: where the files go; it must exist.
+
+    Returns:
+        the files.
+    """
+    written = []
+    for number in sorted({table.layout.number for table in tables}):
+        parts = [table for table in tables if table.layout.number == number]
+        texts = {
+            f"table{number}.md": "\n".join(map(markdown, parts)),
+            f"table{number}.csv": frame(parts).to_csv(index=False, lineterminator="\n"),
+            f"table{number}.tex": "\n".join(map(latex, parts)),
+        }
+        tests = tests_frame(parts)
+        if len(tests):
+            texts[f"table{number}_tests.csv"] = tests.to_csv(index=False, lineterminator="\n")
+        for name, text in texts.items():
+            with atomic_write(folder / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+            written.append(folder / name)
+    return written

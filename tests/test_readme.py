@@ -1,0 +1,138 @@
+"""What the README and the docs say is true: code runs, commands and files exist."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = ("quickstart.py", "verify_layer.py")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """Return the contents of the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def pages(root: Path) -> list[Path]:
+    """Return the pages whose commands and paths are checked."""
+    return [root / "README.md", root / "CONTRIBUTING.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def commands(text: str) -> list[str]:
+    """Return the command lines of the shell blocks, without comments, continuation lines joined."""
+    lines = "\n".join(blocks(text, "sh")).replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in re.sub(r"\s+#.*", "", line).split("&&")]
+    return [part for part in parts if part and not part.startswith("#")]
+
+
+def nox_sessions(root: Path) -> set[str]:
+    """Return the names of the sessions in the noxfile."""
+    tree = ast.parse((root / "noxfile.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in functions if any("session" in ast.dump(d) for d in node.decorator_list)}
+
+
+def subcommands(root: Path) -> set[str]:
+    """Return the subcommands that ``tracegrad --help`` offers."""
+    code = "from tracegrad.cli import main; main(['--help'])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(re.findall(r"[a-z][a-z0-9-]+", run.stdout))
+
+
+def unknown_commands(lines: list[str], sessions: set[str], offered: set[str], root: Path) -> list[str]:
+    """Return the command lines that call a session, a subcommand, a module or a file that does not exist."""
+    wrong = []
+    for line in lines:
+        words = line.split()
+        if words[0] == "nox" and "-s" in words:
+            tail = words[words.index("-s") + 1 :]
+            named = tail[: tail.index("--")] if "--" in tail else tail
+            bad = bool(set(named) - sessions)
+        elif words[0] == "tracegrad":
+            bad = len(words) < 2 or words[1] not in offered | {"--help"}
+        elif words[:2] == ["python", "-m"]:
+            sys.path.insert(0, str(root))
+            bad = importlib.util.find_spec(words[2]) is None
+            sys.path.remove(str(root))
+        elif words[0] == "python":
+            bad = not (root / words[1]).is_file()
+        else:
+            bad = words[0] not in {
+                "pip",
+                "nox",
+                "tracegrad-verify",
+                "apt-get",
+                "git",
+                "cd",
+                "export",
+                "source",
+                "pytest",
+            }
+        if bad:
+            wrong.append(line)
+    return wrong
+
+
+def missing_paths(text: str, root: Path) -> list[str]:
+    """Return the code-quoted repository paths that do not exist."""
+    quoted = re.findall(r"`((?:tracegrad|verify|benchmarks|reports|tests|docs|examples)/[\w./-]+?)/?`", text)
+    return [path for path in quoted if not (root / path).exists() and not path.startswith("reports/out")]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_readme_shows_the_example_that_is_run(root: Path, name: str) -> None:
+    code = (root / "examples" / name).read_text(encoding="utf-8")
+    assert code in blocks((root / "README.md").read_text(encoding="utf-8"), "python")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(root: Path, name: str) -> None:
+    # In the checkout the verifier is `verify`; the session `package` runs the same file on the installed name.
+    code = (root / "examples" / name).read_text(encoding="utf-8").replace("from tracegrad.verify", "from verify")
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_quick_start_is_short(root: Path) -> None:
+    lines = (root / "examples" / "quickstart.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 15
+
+
+def test_every_command_exists(root: Path) -> None:
+    lines = [line for page in pages(root) for line in commands(page.read_text(encoding="utf-8"))]
+    assert any(line.startswith("nox -s reproduce") for line in lines)
+    assert any(line == "nox -s tests" for line in lines)
+    assert unknown_commands(lines, nox_sessions(root), subcommands(root), root) == []
+
+
+def test_every_path_exists(root: Path) -> None:
+    wrong = {page.name: missing_paths(page.read_text(encoding="utf-8"), root) for page in pages(root)}
+    assert {name: paths for name, paths in wrong.items() if paths} == {}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nox -s test",
+        "nox -s lint typos",
+        "tracegrad trian --out x",
+        "python -m benchmark",
+        "python examples/none.py",
+        "make",
+    ],
+)
+def test_a_command_that_does_not_exist_is_seen(root: Path, line: str) -> None:
+    known = {"tests", "lint", "types"}
+    assert unknown_commands([line], known, {"train"}, root) == [line]
+
+
+def test_a_path_that_does_not_exist_is_seen(root: Path) -> None:
+    assert missing_paths("see `tracegrad/so4/blocks.py` and `tests/conftest.py`", root) == ["tracegrad/so4/blocks.py"]

@@ -1,0 +1,243 @@
+"""Reading and checking configurations: recipe, then preset or file, then single values; later wins."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import reprlib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from tracegrad.config.schema import LOGGERS, PRESETS, RECIPES, SECTIONS, SETTINGS, Config, DataConfig, ModelConfig
+from tracegrad.errors import ConfigError, did_you_mean
+
+PRESET_FOLDER = Path(__file__).parents[1] / "presets"
+MAX_FILE_BYTES = 1_000_000  # a configuration is a page of text; a larger file was given by mistake
+
+
+def load_config(
+    file: str | Path | None = None,
+    *,
+    preset: str | None = None,
+    dataset: str | None = None,
+    setting: str | None = None,
+    source: str | None = None,
+    overrides: Iterable[str] = (),
+) -> Config:
+    """Put a configuration together.
+
+    Later wins: defaults, recipe, file or preset (with its sections for the database and the setting), the arguments,
+    `overrides`.
+
+    Args:
+        file: YAML file of one's own.
+        preset: a file that comes with the package: smoke, bundled, published.
+        dataset: key of the database.
+        setting: row of the paper's tables.
+        source: where the data come from.
+        overrides: texts ``section.key=value``; the section may be left out.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        ConfigError: unknown key (with the nearest known one), wrong type, value out of range, contradiction.
+    """
+    if file is not None and preset is not None:
+        raise ConfigError(f"expected a configuration file or a preset, found both ({file}, {preset}); leave one out")
+    where = str(file) if file is not None else f"preset {preset}" if preset else "configuration"
+    try:
+        content = read_yaml(Path(file)) if file is not None else read_preset(preset) if preset else {}
+        arguments: dict[str, Any] = {"preset": preset} if preset else {}
+        named = (("data", "dataset", dataset), ("data", "source", source), ("model", "setting", setting))
+        for section, key, value in named:
+            if value is not None:
+                arguments = merge(arguments, {section: {key: value}})
+        return _assemble(content, merge(arguments, _parse_overrides(overrides)), where)
+    except RecursionError:
+        raise ConfigError(f"{where}: expected two levels of keys, found endless nesting") from None
+
+
+def config_from_dict(content: Mapping[str, Any], where: str = "configuration") -> Config:
+    """Checked configuration from a nested dictionary, the inverse of ``Config.to_dict``.
+
+    Raises:
+        ConfigError: as ``load_config``.
+    """
+    config = cast(Config, _build(Config, content, where, ""))
+    check_config(config, where)
+    return config
+
+
+def check_config(config: Config, where: str = "configuration") -> None:
+    """Refuse what contradicts itself, before any work starts.
+
+    Raises:
+        ConfigError: naming the two keys that do not fit.
+    """
+    training = config.training
+    if not (training.epochs or training.max_steps or training.max_seconds):
+        raise ConfigError(f"{where}: no budget; give at least one of training.epochs, max_steps, max_seconds")
+    unknown = sorted(set(training.loggers) - set(LOGGERS))
+    if unknown:
+        raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
+    if training.weight_decay and training.optimizer == "adam":
+        raise ConfigError(f"{where}: training.weight_decay needs training.optimizer 'adamw', found 'adam'")
+    if config.model.trace_of_residual and not config.model.reference:
+        raise ConfigError(f"{where}: model.trace_of_residual needs model.reference true, found false")
+
+
+def read_preset(name: str) -> dict[str, Any]:
+    """Content of a preset file of the package.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset {name!r}. {did_you_mean(name, PRESETS)}")
+    return read_yaml(PRESET_FOLDER / f"{name}.yaml")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Mapping held by a YAML file; nothing in it is executed.
+
+    Raises:
+        ConfigError: missing, too large, not YAML, or not a mapping.
+    """
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_FILE_BYTES else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text: {error}; check the path") from None
+    if size > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: expected a configuration of at most {MAX_FILE_BYTES} bytes, found {size}")
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        first = " ".join(str(error).split())[:300]
+        raise ConfigError(f"{path}: expected YAML, found: {first}; see the presets for the form") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
+    return content
+
+
+def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested merge of two mappings; `extra` wins, neither is changed."""
+    merged = dict(base)
+    for key, value in extra.items():
+        inner = merged.get(key)
+        merged[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Config:
+    """Recipe, then the file, then what was given by hand."""
+    keys = merge(content, given)
+    dataset = _text_at(keys, "data", "dataset", DataConfig().dataset)
+    setting = _text_at(keys, "model", "setting", ModelConfig().setting)
+    resolved = merge(_apply_sections(content, (dataset, setting), where), given)
+    recipe = resolved.get("recipe", RECIPES[0])
+    if recipe not in RECIPES:
+        raise ConfigError(f"{where}: unknown recipe {reprlib.repr(recipe)}. {did_you_mean(str(recipe)[:80], RECIPES)}")
+    base = read_yaml(PRESET_FOLDER / "recipes" / f"{recipe}.yaml")
+    return config_from_dict(merge(_apply_sections(base, (dataset, setting), f"recipe {recipe}"), resolved), where)
+
+
+def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: str) -> dict[str, Any]:
+    """Merge the parts of ``datasets`` and ``settings`` that belong to the chosen database and setting."""
+    resolved = {key: value for key, value in content.items() if key not in ("datasets", "settings")}
+    for section, name in zip(("datasets", "settings"), chosen, strict=True):
+        special = content.get(section, {})
+        if not isinstance(special, Mapping):
+            raise ConfigError(f"{where}: {section}: expected a mapping, found {type(special).__name__}")
+        unknown = [str(key)[:80] for key in special if section == "settings" and key not in SETTINGS]
+        if unknown:
+            raise ConfigError(f"{where}: settings: unknown {unknown[0]!r}. {did_you_mean(unknown[0], SETTINGS)}")
+        if isinstance(special.get(name), Mapping):
+            resolved = merge(resolved, _apply_sections(special[name], chosen, f"{where}: {section}.{name}"))
+    return resolved
+
+
+def _text_at(content: Mapping[str, Any], section: str, key: str, default: str) -> str:
+    inner = content.get(section)
+    value = inner.get(key, default) if isinstance(inner, Mapping) else default
+    return value if isinstance(value, str) else default
+
+
+def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Nested mapping from texts ``section.key=value``."""
+    owners = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
+    known = {"recipe", *(f"{section}.{key}" for key, section in owners.items())}
+    parsed: dict[str, Any] = {}
+    for text in overrides:
+        name, equals, value_text = (part.strip() for part in text.partition("="))
+        if not equals:
+            raise ConfigError(f"--set: expected key=value, found {text!r}")
+        full = f"{owners[name]}.{name}" if name in owners else name
+        if full not in known:
+            near = difflib.get_close_matches(name, sorted(known | set(owners)), n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"--set: unknown key {name!r}.{hint} All keys: tracegrad info --options")
+        try:
+            value = yaml.safe_load(value_text)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise ConfigError(f"--set {name}: cannot read the value {reprlib.repr(value_text)}") from None
+        section, dot, key = full.partition(".")
+        parsed = merge(parsed, {section: {key: value}} if dot else {section: value})
+    return parsed
+
+
+def _build(cls: type[Any], content: Any, where: str, prefix: str) -> Any:
+    """Instance of a configuration dataclass from a mapping, every key and type checked."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{where}: {prefix}: expected a mapping, found {type(content).__name__}")
+    items = {item.name: item for item in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in items:
+            near = did_you_mean(str(key)[:80], items)
+            raise ConfigError(f"{where}: unknown key {prefix + str(key)[:80]!r}. {near}")
+        name = f"{prefix}{key}"
+        if dataclasses.is_dataclass(hints[key]):
+            values[key] = _build(cast(type[Any], hints[key]), value, where, f"{name}.")
+        else:
+            values[key] = _check_value(_coerce(value, hints[key], name, where), items[key].metadata, name, where)
+    return cls(**values)
+
+
+def _coerce(value: Any, kind: Any, name: str, where: str) -> Any:
+    """The value as the annotated type; YAML reads 1e-3 as text and 2 as an integer, which is repaired here."""
+    if isinstance(kind, types.GenericAlias):
+        if isinstance(value, list | tuple):
+            return tuple(_coerce(entry, typing.get_args(kind)[0], name, where) for entry in value)
+    elif kind is float and isinstance(value, str | int | float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
+    elif type(value) is kind:
+        return value
+    label = "list" if isinstance(kind, types.GenericAlias) else "finite number" if kind is float else kind.__name__
+    raise ConfigError(f"{where}: {name}: expected {label}, found {type(value).__name__} {reprlib.repr(value)}")
+
+
+def _check_value(value: Any, metadata: Mapping[str, Any], name: str, where: str) -> Any:
+    choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
+    if choices and value not in choices:
+        near = did_you_mean(str(value)[:80], choices)
+        raise ConfigError(f"{where}: {name}: unknown value {reprlib.repr(value)}. {near}")
+    if (low is not None and value < low) or (high is not None and value > high):
+        limits = f"at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{where}: {name}: expected a number {limits}, found {value}")
+    return value

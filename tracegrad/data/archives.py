@@ -1,0 +1,76 @@
+"""Unpacking zip archives from the network without trusting them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import tempfile
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from tracegrad.errors import DataError
+
+MAX_RATIO = 200  # unpacked over packed bytes; matrices reach 5, text files 20
+MAX_MEMBERS = 2_000_000
+
+
+def extract_zip(archive: str | Path, folder: str | Path) -> Path:
+    """Unpack a zip archive into a new folder, whole or not at all.
+
+    Refused before anything is written: absolute paths, paths with "..", links, encrypted members, more than
+    2 million members, more than 200 times the size of the archive, more than the free space of the disk.
+
+    Args:
+        archive: the zip file.
+        folder: the folder to make; replaced if it is there.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: if the archive is damaged or must not be unpacked, or the disk is full.
+    """
+    archive, folder = Path(archive), Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        with zipfile.ZipFile(archive) as content:
+            members = content.infolist()
+            _check_members(archive, members, folder.parent)
+            for member in members:
+                content.extract(member, temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.rename(temporary, folder)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise DataError(f"{archive}: damaged or no zip archive ({error}); delete it and fetch again") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DataError(f"{folder}: disk full while unpacking {archive.name}; make space and run again") from error
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _check_members(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:
+    if len(members) > MAX_MEMBERS:
+        raise DataError(f"{archive}: {len(members)} members, expected at most {MAX_MEMBERS}; not unpacked")
+    for member in members:
+        path = PurePosixPath(member.filename.replace("\\", "/"))
+        outside = path.is_absolute() or ".." in path.parts or PureWindowsPath(member.filename).drive
+        if outside or stat.S_ISLNK(member.external_attr >> 16):
+            raise DataError(f"{archive}: member {member.filename!r} points outside the archive; not unpacked")
+        if member.flag_bits & 0x1:
+            raise DataError(f"{archive}: member {member.filename!r} is encrypted; expected an open archive")
+    total = sum(member.file_size for member in members)
+    size = archive.stat().st_size
+    if total > MAX_RATIO * size:
+        raise DataError(f"{archive}: {size} bytes would unpack to {total}, more than {MAX_RATIO} times as much; not unpacked")
+    free = shutil.disk_usage(folder).free
+    if total > free:
+        raise DataError(f"{folder}: disk full, unpacking {archive.name} needs {total} bytes and {free} are free")

@@ -1,0 +1,309 @@
+"""The compact form: a whole set of structures in one HDF5 file, quantised and compressed.
+
+Layout 2 (written here)::
+
+    /                        attributes: format = "tracegrad-compact", layout = 2, manifest (JSON)
+    /structures/<id>         attributes: split, name, n_pairs, metadata (JSON)
+        numbers (N,) int32   positions (N, 3) float64 Å   cell (3, 3) float64 Å, rows   pbc (3,) bool
+        pairs                packed int32, the (5, P) columns of (Rx, Ry, Rz, i, j), 0-based, Hermitian half
+        hamiltonian          packed int32, multiples of the manifest's ``hamiltonian_quantum`` hartree
+        spin_orbit           packed int32, (3, V) W_x, W_y, W_z in the same unit; spinful sets only
+        overlap              packed int32, multiples of ``overlap_quantum``; blocks of equal shape (a, b) stored
+                             together as (a, b, n); on the same pairs, or on ``overlap_pairs`` if they differ
+
+"Packed" is the stream of ``tracegrad.data.codec``. Pairs are sorted by block shape, then by length, because that
+compresses best. Spinful H = 1 ⊗ H + i Σ σ_a ⊗ W_a. Layout 1, the plain gzip layout, is read as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from tracegrad.atomic import atomic_write
+from tracegrad.data.blocks import Blocks
+from tracegrad.data.codec import pack, quantise, unpack
+from tracegrad.data.hdf5 import open_hdf5, read_array
+from tracegrad.data.spin import scalar_and_spin_orbit, spinful_blocks
+from tracegrad.data.splits import SUBSETS
+from tracegrad.data.structure import Orbitals, Structure, orbital_table, parse_orbitals
+from tracegrad.errors import DataError
+
+HARTREE_EV = 27.211386245988  # eV, CODATA 2018
+HAMILTONIAN_QUANTUM = 1e-6  # hartree; error at most 5e-7 hartree = 0.0136 meV
+OVERLAP_QUANTUM = 1e-8  # dimensionless; far below the smallest eigenvalues of S, about 2e-3
+FORMAT = "tracegrad-compact"
+LAYOUT = 2
+MAX_PAIRS_PER_ATOM = 20_000  # a bound against damaged counts
+
+
+@dataclass(frozen=True)
+class CompactFile:
+    """The table of contents of a compact file; structures are read one by one.
+
+    Args:
+        path: the file.
+        layout: 1 (plain) or 2 (packed).
+        manifest: engine, settings, licence and so on.
+        orbitals: atomic number -> angular momenta of the shells.
+        spinful: whether the Hamiltonians have spin-orbit coupling.
+        subsets: subset -> identifiers, sorted.
+    """
+
+    path: Path
+    layout: int
+    manifest: Mapping[str, Any]
+    orbitals: Orbitals
+    spinful: bool
+    subsets: Mapping[str, tuple[str, ...]]
+
+    def read(self, name: str, validate: bool = True) -> Structure:
+        """Read one structure, and check it unless ``validate`` is False (then ``data check`` judges).
+
+        Raises:
+            DataError: if it is missing, damaged or cannot be right.
+        """
+        where = f"{self.path}, structure {name!r}"
+        with open_hdf5(self.path) as handle:
+            group = handle.get(f"structures/{name}")
+            if not isinstance(group, h5py.Group):
+                raise DataError(f"{where}: not in this file")
+            structure = _read_packed(self, group, where) if self.layout == LAYOUT else _read_plain(self, group, where)
+        return structure.validate(str(self.path)) if validate else structure
+
+
+def open_compact(path: str | Path) -> CompactFile:
+    """Read the table of contents of a compact file (layout 1 or 2).
+
+    Raises:
+        DataError: if the file is missing, no HDF5 file, or of another layout.
+    """
+    path = Path(path)
+    with open_hdf5(path) as handle:
+        attributes = {name: plain_value(value) for name, value in handle.attrs.items()}
+        groups = handle.get("structures")
+        if not isinstance(groups, h5py.Group) or "orbitals" not in attributes and "manifest" not in attributes:
+            raise DataError(f"{path}: no compact file; expected a group 'structures' and the attribute 'manifest'")
+        subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
+        for name in sorted(groups):
+            split = str(plain_value(groups[name].attrs.get("split", "")))
+            if split not in subsets:
+                raise DataError(f"{path}, structure {name!r}: split {split!r} is none of {', '.join(SUBSETS)}")
+            subsets[split].append(name)
+    layout = int(attributes.get("layout", 1))
+    if layout not in (1, LAYOUT):
+        raise DataError(f"{path}: layout {layout} is unknown, expected 1 or {LAYOUT}; update tracegrad")
+    manifest = _json(attributes["manifest"], str(path)) if layout == LAYOUT else attributes
+    orbitals = manifest.get("orbitals")
+    table = _json(orbitals, str(path)) if isinstance(orbitals, str) else orbitals
+    return CompactFile(
+        path,
+        layout,
+        manifest,
+        parse_orbitals(table if isinstance(table, dict) else {}, str(path)),
+        bool(manifest.get("spin_orbit" if layout == 1 else "spinful", False)),
+        {subset: tuple(names) for subset, names in subsets.items()},
+    )
+
+
+def write_compact(
+    path: str | Path, structures: Iterable[tuple[str, Structure]], manifest: Mapping[str, Any] | None = None
+) -> None:
+    """Write a set of structures in the compact form (layout 2), atomically.
+
+    Args:
+        path: the file to make.
+        structures: pairs (subset, structure); all of the same orbitals (per element) and spin.
+        manifest: facts about the whole set; orbitals, spin and quanta are added.
+
+    Raises:
+        DataError: if the structures disagree, or break time reversal (the form stores H and W only).
+    """
+    path = Path(path)
+    orbitals: Orbitals = {}
+    spinful: bool | None = None
+    with atomic_write(path) as temporary:
+        with h5py.File(temporary, "w", libver="latest") as handle:
+            groups = handle.create_group("structures")
+            for subset, structure in structures:
+                if subset not in SUBSETS:
+                    raise DataError(f"unknown subset {subset!r}; expected one of {', '.join(SUBSETS)}")
+                _merge_orbitals(orbitals, structure)
+                spinful = structure.spinful if spinful is None else spinful
+                if spinful != structure.spinful:
+                    raise DataError(f"structure {structure.name!r}: spinful and spinless structures in one set")
+                if structure.name in groups or not structure.name or "/" in structure.name:
+                    raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
+                _write_structure(groups.create_group(structure.name), subset, structure)
+            full = {
+                **(manifest or {}),
+                "orbitals": orbital_table(orbitals),
+                "spinful": bool(spinful),
+                "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
+                "overlap_quantum": OVERLAP_QUANTUM,
+            }
+            handle.attrs.update(format=FORMAT, layout=LAYOUT, manifest=json.dumps(full))
+
+
+def _merge_orbitals(orbitals: Orbitals, structure: Structure) -> None:
+    for number in sorted(set(structure.numbers.tolist())):
+        shells = structure.orbitals[number]
+        if orbitals.setdefault(number, shells) != shells:
+            raise DataError(
+                f"structure {structure.name!r}: element {number} has shells {list(shells)}, "
+                f"the structures before have {list(orbitals[number])}; write them to two files"
+            )
+
+
+def _write_structure(group: h5py.Group, subset: str, structure: Structure) -> None:
+    hamiltonian = structure.hamiltonian and _storage_order(structure, structure.hamiltonian.hermitian_half())
+    overlap = structure.overlap and _storage_order(structure, structure.overlap.hermitian_half())
+    group.attrs.update(split=subset, metadata=json.dumps(plain_value(dict(structure.metadata))))
+    group["numbers"] = structure.numbers.astype(np.int32)
+    group["positions"], group["cell"], group["pbc"] = structure.positions, structure.cell, structure.pbc
+    if hamiltonian is not None:
+        spin_orbit = None
+        if structure.spinful:
+            hamiltonian, spin_orbit, defect = scalar_and_spin_orbit(hamiltonian)
+            if defect > HAMILTONIAN_QUANTUM * HARTREE_EV:
+                raise DataError(
+                    f"structure {structure.name!r}: breaks time reversal by {defect:.2e} eV; the compact form holds "
+                    "non-magnetic data only. Write DeepH folders instead (--to deeph)"
+                )
+            group["spin_orbit"] = pack(quantise(spin_orbit, HAMILTONIAN_QUANTUM * HARTREE_EV))
+        _write_pairs(group, "pairs", hamiltonian)
+        group["hamiltonian"] = pack(quantise(hamiltonian.values, HAMILTONIAN_QUANTUM * HARTREE_EV))
+    if overlap is not None:
+        if hamiltonian is None or not np.array_equal(hamiltonian.keys(), overlap.keys()):
+            _write_pairs(group, "overlap_pairs", overlap)
+        columns = [overlap.values[p].transpose(1, 2, 0).reshape(-1) for _, _, p in overlap.grouped()]
+        group["overlap"] = pack(quantise(np.concatenate(columns), OVERLAP_QUANTUM))
+
+
+def _write_pairs(group: h5py.Group, name: str, blocks: Blocks) -> None:
+    group[name] = pack(blocks.keys().T.astype(np.int32))
+    group.attrs[f"n_{name}"] = blocks.n_edges
+
+
+def _storage_order(structure: Structure, blocks: Blocks) -> Blocks:
+    """Pairs sorted by block shape, then by length, then by key."""
+    lengths = np.linalg.norm(structure.edge_vectors(blocks), axis=1).round(9)
+    return blocks.select(np.lexsort([*blocks.keys().T[::-1], lengths, *blocks.shapes.T[::-1]]))
+
+
+def _read_packed(source: CompactFile, group: h5py.Group, where: str) -> Structure:
+    structure = _read_atoms(source, group, where)
+    hamiltonian = overlap = None
+    quanta = [float(source.manifest.get(f"{name}_quantum", np.nan)) for name in ("hamiltonian", "overlap")]
+    if "hamiltonian" in group:
+        frame = _read_pairs(structure, group, "pairs", where)
+        hamiltonian = frame.with_values(_numbers(group, "hamiltonian", len(frame.values), quanta[0] * HARTREE_EV, where))
+        if source.spinful:
+            flat = _numbers(group, "spin_orbit", 3 * len(frame.values), quanta[0] * HARTREE_EV, where)
+            hamiltonian = spinful_blocks(hamiltonian, flat.reshape(3, -1))
+    if "overlap" in group:
+        frame = _read_pairs(structure, group, "overlap_pairs" if "overlap_pairs" in group else "pairs", where)
+        flat = _numbers(group, "overlap", len(frame.values), quanta[1], where)
+        start = 0
+        for (rows, columns), edges, positions in frame.grouped():
+            stop = start + rows * columns * len(edges)
+            frame.values[positions] = flat[start:stop].reshape(rows, columns, len(edges)).transpose(2, 0, 1)
+            start = stop
+        overlap = frame
+    return _with_blocks(structure, hamiltonian, overlap)
+
+
+def _read_plain(source: CompactFile, group: h5py.Group, where: str) -> Structure:
+    """Layout 1: int32 and float64 arrays as they are, in 1e-6 hartree."""
+    structure = _read_atoms(source, group, where)
+    pairs = read_array(group, "pairs", (None, 5), where).astype(np.int64)
+    frame = _frame(structure, pairs, where)
+    size = len(frame.values)
+    values = read_array(group, "hamiltonian", (size,), where) * (1e-6 * HARTREE_EV)
+    hamiltonian = frame.with_values(values)
+    if source.spinful:
+        hamiltonian = spinful_blocks(hamiltonian, read_array(group, "spin_orbit", (3, size), where) * (1e-6 * HARTREE_EV))
+    overlap = frame.with_values(read_array(group, "overlap", (size,), where)) if "overlap" in group else None
+    return _with_blocks(structure, hamiltonian, overlap)
+
+
+def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure:
+    numbers = read_array(group, "numbers", (None,), where).astype(np.int64)
+    if "metadata" in group.attrs:
+        metadata = _json(plain_value(group.attrs["metadata"]), where)
+    else:
+        metadata = {name: plain_value(value) for name, value in group.attrs.items()}
+    if source.spinful and "fermi_energy_spin_orbit_eV" in metadata:
+        metadata = {**metadata, "fermi_energy_scalar_eV": metadata.get("fermi_energy_eV")}
+        metadata["fermi_energy_eV"] = metadata.pop("fermi_energy_spin_orbit_eV")
+    pbc = read_array(group, "pbc", (3,), where).astype(np.bool_) if "pbc" in group else np.ones(3, dtype=np.bool_)
+    return Structure(
+        numbers=numbers,
+        positions=read_array(group, "positions", (len(numbers), 3), where).astype(np.float64),
+        cell=read_array(group, "cell", (3, 3), where).astype(np.float64),
+        pbc=pbc,
+        orbitals=source.orbitals,
+        spinful=source.spinful,
+        name=group.name.rsplit("/", 1)[-1],
+        metadata={**metadata, "source": str(source.path)},
+    )
+
+
+def _read_pairs(structure: Structure, group: h5py.Group, name: str, where: str) -> Blocks:
+    count = int(group.attrs.get(f"n_{name}", -1))
+    if not 0 <= count <= MAX_PAIRS_PER_ATOM * structure.n_atoms:
+        raise DataError(f"{where}: {count} pairs for {structure.n_atoms} atoms; expected a count between 0 and "
+                        f"{MAX_PAIRS_PER_ATOM * structure.n_atoms}")
+    columns = unpack(read_array(group, name, (None,), where).astype(np.uint8), 5 * count, where)
+    return _frame(structure, columns.reshape(5, count).T.astype(np.int64), where)
+
+
+def _frame(structure: Structure, pairs: NDArray[np.int64], where: str) -> Blocks:
+    """Zero blocks on the given pairs, with the shapes that the orbitals ask for."""
+    atoms = pairs[:, 3:]
+    if len(atoms) and not (0 <= atoms.min() and atoms.max() < structure.n_atoms):
+        raise DataError(f"{where}: a pair names an atom outside 0..{structure.n_atoms - 1}; the file is damaged")
+    missing = sorted(set(structure.numbers.tolist()) - set(structure.orbitals))
+    if missing:
+        raise DataError(f"{where}: no orbitals for atomic number {missing[0]} in the manifest")
+    shapes = structure.n_orbitals[atoms]
+    size = int((shapes[:, 0] * shapes[:, 1]).sum())
+    return Blocks(np.ascontiguousarray(atoms.T), pairs[:, :3].copy(), shapes, np.zeros(size))
+
+
+def _numbers(group: h5py.Group, name: str, count: int, quantum: float, where: str) -> NDArray[np.float64]:
+    stream = read_array(group, name, (None,), where).astype(np.uint8, copy=False)
+    values: NDArray[np.float64] = unpack(stream, count, f"{where}, {name}") * quantum
+    return values
+
+
+def _with_blocks(structure: Structure, hamiltonian: Blocks | None, overlap: Blocks | None) -> Structure:
+    return Structure(**{**structure.fields(), "hamiltonian": hamiltonian, "overlap": overlap})
+
+
+def _json(text: Any, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: expected JSON text ({error})") from error
+    if not isinstance(value, dict):
+        raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def plain_value(value: Any) -> Any:
+    """Numpy scalars, arrays and byte strings as plain Python values."""
+    if isinstance(value, dict):
+        return {str(name): plain_value(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(item) for item in value]
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value

@@ -1,0 +1,243 @@
+"""A set of structures: one process per structure, finished ones kept, failed ones reported and left out.
+
+Two forms on disk. ``deeph``: OUT/<name>/ is a DeepH folder with ``generation.json`` beside its matrices. ``compact``:
+OUT/parts/<name>.h5 is a compact file of one structure and OUT/<KEY>.h5 the set made of them. A structure counts as
+finished when its record is complete; both forms write that record last and at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tracegrad.atomic import atomic_write
+from tracegrad.data.bundle import bundle
+from tracegrad.data.compact import open_compact, write_compact
+from tracegrad.data.deeph_write import write_deeph
+from tracegrad.data.dft.calculation import Calculation, Request, calculate
+from tracegrad.data.dft.cp2k import OUTPUT_NAME, find_cp2k
+from tracegrad.data.dft.spin_orbit import import_pyscf, source_note
+from tracegrad.data.dft.systems import ELEMENTS, System
+from tracegrad.errors import DataError
+
+FORMS = ("deeph", "compact")
+RECORD_NAME = "generation.json"
+WORK_FOLDER = ".work"
+FAILED_FOLDER = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one structure.
+
+    Args:
+        name: Identifier.
+        status: ``done``, ``kept`` (was finished before) or ``failed``.
+        message: SCF cycles and seconds, or the reason of the failure.
+    """
+
+    name: str
+    status: str
+    message: str = ""
+
+
+@dataclass
+class Report:
+    """Outcomes of a run, in the order in which the structures finished."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def names(self, status: str) -> list[str]:
+        """Identifiers of the structures with a status."""
+        return [outcome.name for outcome in self.outcomes if outcome.status == status]
+
+
+def make_requests(
+    key: str,
+    count: int,
+    first: int = 0,
+    split: str | None = None,
+    supercell: tuple[int, int] | None = None,
+    twist: float | None = None,
+) -> list[Request]:
+    """Return the requests of a set, checked by building their geometries.
+
+    Args:
+        key: System.
+        count: Number of structures.
+        first: Index of the first one; the seed is base of the system + offset of the split + index.
+        split: Split; train, or test_twisted with a twist, if None.
+        supercell: Repeats in the plane.
+        twist: Twist angle in degrees.
+
+    Raises:
+        DataError: If the values do not describe structures of the system.
+    """
+    if count < 1:
+        raise DataError(f"expected --count of at least 1, found {count}")
+    if supercell is not None and min(supercell) < 1:
+        raise DataError(f"expected a --supercell of at least 1 1, found {supercell[0]} {supercell[1]}")
+    chosen = split or ("train" if twist is None else "test_twisted")
+    requests = [Request(key, chosen, first + n, supercell, twist) for n in range(count)]
+    for request in requests:
+        request.atoms()
+    return requests
+
+
+def generate(
+    requests: Sequence[Request],
+    out: Path,
+    form: str = "deeph",
+    jobs: int = 1,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> Report:
+    """Compute the structures that are not there yet.
+
+    Args:
+        requests: Structures of one system.
+        out: Folder to write to; it is created.
+        form: ``deeph`` or ``compact``.
+        jobs: Processes, each with one thread.
+        on_outcome: Called as each structure ends.
+
+    Returns:
+        What became of each structure.
+
+    Raises:
+        DataError: If the engine or PySCF is missing, or the folder holds other structures under the same names.
+    """
+    if form not in FORMS:
+        raise DataError(f"expected a form out of {', '.join(FORMS)}, found {form!r}")
+    program = find_cp2k()
+    if any(request.system.spin_orbit for request in requests):
+        import_pyscf()
+    out.mkdir(parents=True, exist_ok=True)
+    report = Report()
+    for outcome in _outcomes(requests, out, form, jobs, program):
+        report.outcomes.append(outcome)
+        if on_outcome is not None:
+            on_outcome(outcome)
+    if form == "compact":
+        _merge(out)
+    return report
+
+
+def _outcomes(requests: Sequence[Request], out: Path, form: str, jobs: int, program: str) -> Iterator[Outcome]:
+    waiting = []
+    for request in requests:
+        if _is_finished(request, out, form):
+            yield Outcome(request.name, "kept")
+        else:
+            waiting.append(request)
+    with ProcessPoolExecutor(
+        max_workers=max(1, jobs), mp_context=get_context("spawn"), initializer=_use_one_thread
+    ) as pool:
+        futures: list[Future[Outcome]] = [pool.submit(make_one, request, out, form, program) for request in waiting]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def make_one(request: Request, out: Path, form: str, program: str) -> Outcome:
+    """Compute and store one structure; a failure is an outcome and leaves only the engine's output behind."""
+    work = out / WORK_FOLDER / request.name
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    try:
+        calculation = calculate(request, program, work)
+        _store(calculation, out, form)
+    except DataError as error:
+        log = out / FAILED_FOLDER / f"{request.name}.out"
+        if (work / OUTPUT_NAME).exists():
+            log.parent.mkdir(exist_ok=True)
+            shutil.copyfile(work / OUTPUT_NAME, log)
+        return Outcome(request.name, "failed", str(error))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+        with suppress(OSError):  # others may still be at work there
+            work.parent.rmdir()
+    facts = calculation.facts
+    return Outcome(request.name, "done", f"{facts['scf_cycles']} SCF cycles, {facts['cpu_seconds']:.0f} s")
+
+
+def _use_one_thread() -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def _store(calculation: Calculation, out: Path, form: str) -> None:
+    request, structure = calculation.request, calculation.structure()
+    if form == "compact":
+        part = _part(request, out)
+        part.parent.mkdir(exist_ok=True)
+        manifest = {**set_facts(request.system), "request": asdict(request)}
+        write_compact(part, [(request.subset, structure)], manifest)
+        return
+    folder = out / request.name
+    if folder.exists():
+        shutil.rmtree(folder)
+    write_deeph(structure, folder)
+    record = {"request": asdict(request), "facts": calculation.facts, "set": set_facts(request.system)}
+    with atomic_write(folder / RECORD_NAME) as temporary:
+        temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _is_finished(request: Request, out: Path, form: str) -> bool:
+    record = out / request.name / RECORD_NAME if form == "deeph" else _part(request, out)
+    if not record.exists():
+        return False
+    if form == "deeph":
+        found = json.loads(record.read_text(encoding="utf-8"))["request"]
+    else:
+        found = open_compact(record).manifest["request"]
+    expected = json.loads(json.dumps(asdict(request)))
+    if found != expected:
+        raise DataError(
+            f"{record} holds another structure of that name: expected {expected}, found {found}; give another --out"
+        )
+    return True
+
+
+def _part(request: Request, out: Path) -> Path:
+    return out / "parts" / f"{request.name}.h5"
+
+
+def _merge(out: Path) -> None:
+    parts = sorted((out / "parts").glob("*.h5"))
+    if parts:
+        bundle(parts, out)
+
+
+def set_facts(system: System) -> dict[str, Any]:
+    """Return what holds for every structure of a system: engine, functional, basis, cutoffs, conventions, licence."""
+    potentials = [f"{ELEMENTS[symbol].potential} ({symbol})" for symbol in system.symbols]
+    facts: dict[str, Any] = {
+        "key": system.key,
+        "system": system.title,
+        "engine": "CP2K",
+        "functional": "PBE",
+        "basis": ", ".join(f"{ELEMENTS[symbol].basis} ({symbol})" for symbol in system.symbols),
+        "potentials": ", ".join(potentials),
+        "cutoff_Ry": system.cutoff,
+        "rel_cutoff_Ry": system.rel_cutoff,
+        "eps_default": 1e-10,
+        "eps_scf": 1e-6,
+        "smearing": "Fermi-Dirac, 300 K",
+        "k_density": f"{system.k_density} points per axis of the primitive cell",
+        "r_cut": system.r_cut,
+        "vacuum_alignment": "H <- H - V_vac*S, V_vac = plane average of the Hartree potential in mid-vacuum",
+        "licence": "CC0-1.0",
+    }
+    if system.spin_orbit:
+        facts["spin_orbit_source"] = source_note(system.symbols)
+    return facts

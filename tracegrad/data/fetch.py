@@ -1,0 +1,206 @@
+"""Fetching the published databases: find the archives, download, check, unpack, split.
+
+The checksums of the published archives are taken from the repository's own metadata, or given by the user; where
+neither is known, the one found is recorded in ``fetch.json`` and compared from then on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pooch
+from pooch.downloaders import doi_to_repository
+
+from tracegrad.atomic import atomic_write
+from tracegrad.data.archives import extract_zip
+from tracegrad.data.databases import RELEASES, Archive, Database, database
+from tracegrad.data.dataset import published_folder
+from tracegrad.data.download import ResumingDownloader
+from tracegrad.data.folders import FolderSet, scan_folders, write_split
+from tracegrad.data.splits import split_sha256
+from tracegrad.errors import DataError
+
+RECORD_FILE = "fetch.json"
+ArchiveProgress = Callable[[str, int, int], None]  # (archive, bytes on disk, bytes in all or 0)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """Where an archive is.
+
+    Args:
+        name: file name.
+        url: address.
+        checksum: ``md5:...`` or ``sha256:...``, None where it is not known.
+        size: bytes, None where it is not known.
+    """
+
+    name: str
+    url: str
+    checksum: str | None = None
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """What ``fetch`` left on disk.
+
+    Args:
+        folder: the folder of the database; ``load_dataset(key, folder)`` reads it.
+        split_file: subsets with their hash.
+        counts: structures per subset.
+        split_sha256: hash of the subsets.
+        archives: name -> url, sha256, bytes, and what the checksum was compared with.
+    """
+
+    folder: Path
+    split_file: Path
+    counts: dict[str, int]
+    split_sha256: str
+    archives: dict[str, dict[str, Any]]
+
+
+def fetch(
+    key: str,
+    folder: str | Path | None = None,
+    *,
+    mirror: str | None = None,
+    sha256: dict[str, str] | None = None,
+    progress: ArchiveProgress | None = None,
+    pause: float = 1.0,
+) -> Fetched:
+    """Download and unpack a published database and write its split file.
+
+    Everything already done is kept: complete archives, partial ones, unpacked folders.
+
+    Args:
+        key: MG, MM, BG, BB, BT or BS.
+        folder: where to put it; default ``published_folder(key)``.
+        mirror: address of a folder that holds the archives under their names, used instead of the DOIs.
+        sha256: archive name -> expected checksum; the name "" stands for every archive.
+        progress: called with (archive, bytes on disk, bytes in all or 0).
+        pause: seconds before an interrupted transfer is taken up again, doubled each time.
+
+    Raises:
+        DataError: if an archive cannot be found, transferred or unpacked, or has another checksum.
+    """
+    entry = database(key)
+    root = Path(folder) if folder is not None else published_folder(key)
+    (root / "archives").mkdir(parents=True, exist_ok=True)
+    logging.getLogger("pooch").setLevel(logging.WARNING)
+    record = _read_record(root / RECORD_FILE)
+    for archive in entry.archives:
+        known = (sha256 or {}).get(archive.name) or (sha256 or {}).get("")
+        remote = locate(archive, entry, mirror)
+        path, origin = _download(remote, root, known, record.get(archive.name, {}).get("sha256"), progress, pause)
+        found = _sha256(path)
+        unpacked = root / Path(archive.name).stem
+        if record.get(archive.name, {}).get("sha256") != found or not unpacked.is_dir():
+            extract_zip(path, unpacked)
+        record[archive.name] = {"url": remote.url, "sha256": found, "bytes": path.stat().st_size, "checked": origin}
+        with atomic_write(root / RECORD_FILE) as temporary:
+            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    folders = scan_folders(root, key)
+    return _result(root, folders, {archive.name: record[archive.name] for archive in entry.archives})
+
+
+def locate(archive: Archive, entry: Database, mirror: str | None = None) -> Remote:
+    """Address, size and checksum of an archive, from a mirror or from the records of the release.
+
+    Raises:
+        DataError: if the records cannot be reached or hold no such file.
+    """
+    if mirror is not None:
+        return Remote(archive.name, f"{mirror.rstrip('/')}/{archive.name}")
+    seen: list[str] = []
+    for doi in (archive.doi,) if archive.doi else RELEASES:
+        try:
+            repository: Any = doi_to_repository(doi)
+            holder = SimpleNamespace(registry={})
+            repository.populate_registry(holder)
+            match = _match(archive, entry, holder.registry)
+            if match is not None:
+                return Remote(archive.name, repository.download_url(match), holder.registry[match], _size(repository, match))
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"doi:{doi}: cannot read the record ({error}); try again later, give --mirror URL, or download the "
+                "archive by hand and use --source PATH"
+            ) from error
+        seen += sorted(holder.registry)
+    raise DataError(
+        f"{entry.key}: no file {archive.name!r} in the records; found {', '.join(seen) or 'none'}. "
+        "Download the archive by hand and use --source PATH"
+    )
+
+
+def _match(archive: Archive, entry: Database, names: dict[str, str]) -> str | None:
+    """The archive's own name, else (where it is a guess) the one zip file named after the unpacked folder."""
+    if archive.name in names:
+        return archive.name
+    if archive.confirmed:
+        return None
+    stems = {Path(archive.name).stem.lower(), *(folder.lower() for folder in entry.folders)}
+    fitting = [n for n in names if n.lower().endswith(".zip") and any(Path(n).stem.lower().startswith(s) for s in stems)]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _size(repository: Any, name: str) -> int | None:
+    files = repository.api_response.get("files", [])
+    sizes = [item.get("size") for item in files if item.get("key", item.get("filename")) == name]
+    return int(sizes[0]) if sizes and sizes[0] is not None else None
+
+
+def _download(
+    remote: Remote,
+    root: Path,
+    given: str | None,
+    recorded: str | None,
+    progress: ArchiveProgress | None,
+    pause: float,
+) -> tuple[Path, str]:
+    """Download (or find complete) one archive; returns its path and what its checksum was compared with."""
+    options = (
+        (f"sha256:{given}" if given else None, "the checksum given"),
+        (remote.checksum, "the repository's checksum"),
+        (f"sha256:{recorded}" if recorded else None, "the checksum of the first download"),
+    )
+    known, origin = next(((c, o) for c, o in options if c), (None, "nothing: no checksum is known, this one is recorded"))
+    report = None if progress is None else lambda done, total: progress(remote.name, done, total)
+    partial = root / "archives" / f"{remote.name}.part"
+    downloader = ResumingDownloader(partial, remote.size, report, pause=pause)
+    try:
+        path = pooch.retrieve(remote.url, known, fname=remote.name, path=root / "archives", downloader=downloader)
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(
+            f"{remote.url}: wrong checksum, not kept ({error}). Fetch again; if it stays, the mirror or the checksum is wrong"
+        ) from error
+    return Path(path), origin
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged record of earlier downloads ({error}); delete it") from error
+    return record if isinstance(record, dict) else {}
+
+
+def _result(root: Path, folders: FolderSet, archives: dict[str, dict[str, Any]]) -> Fetched:
+    counts = {subset: len(names) for subset, names in folders.split.items()}
+    return Fetched(root, write_split(folders), counts, split_sha256(folders.split), archives)

@@ -1,0 +1,165 @@
+"""A dataset made of DeepH folders: which structure belongs to which subset, and the split file that records it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from tracegrad.atomic import atomic_write
+from tracegrad.data.databases import DATABASES
+from tracegrad.data.deeph import find_deeph_folders, read_deeph, read_deeph_atoms
+from tracegrad.data.splits import RELEASE_SEED, SUBSETS, Split, release_split, split_sha256
+from tracegrad.data.structure import Orbitals, Structure, orbital_table
+from tracegrad.errors import DataError
+
+SPLIT_FILE = "split.json"
+SPLIT_FORMAT = "tracegrad-split"
+TWISTED_MARK = "twist"  # in the path of a structure below the root: a test structure only
+FALLBACK_RATIOS = (0.6, 0.2)  # validation and test are the rest; only where the published counts do not fit
+
+
+@dataclass(frozen=True)
+class FolderSet:
+    """DeepH folders with names and subsets.
+
+    Args:
+        root: the folder that holds them.
+        paths: structure name -> path relative to ``root``.
+        split: subset -> names.
+        rule: how the subsets were made, in words.
+    """
+
+    root: Path
+    paths: Mapping[str, str]
+    split: Split
+    rule: str
+
+    def read(self, name: str, validate: bool = True) -> Structure:
+        """Read one structure under its name in this set."""
+        structure = read_deeph(self.root / self.paths[name], validate=validate)
+        return structure if structure.name == name else Structure(**{**structure.fields(), "name": name})
+
+    def header(self) -> tuple[Orbitals, bool]:
+        """Orbitals of all elements and spin, from the headers of all structures.
+
+        Raises:
+            DataError: if two structures disagree.
+        """
+        orbitals: Orbitals = {}
+        spins: dict[bool, str] = {}
+        for name, path in self.paths.items():
+            atoms = read_deeph_atoms(self.root / path)
+            for number in sorted(set(atoms.numbers.tolist())):
+                shells = atoms.orbitals.get(number, ())
+                if orbitals.setdefault(number, shells) != shells:
+                    raise DataError(
+                        f"{self.root / path}: shells {orbital_table({number: shells})}, other structures of the set "
+                        f"have {orbital_table({number: orbitals[number]})}; one dataset needs one basis"
+                    )
+            spins.setdefault(atoms.spinful, name)
+        if len(spins) > 1:
+            raise DataError(f"{self.root}: {spins[True]} is spinful, {spins[False]} is not; one dataset needs one of both")
+        return orbitals, next(iter(spins))
+
+
+def scan_folders(root: str | Path, key: str) -> FolderSet:
+    """Find the structures below ``root`` and split them by the release's rule.
+
+    Sorted folders are shuffled by numpy with seed 42 and cut at the published counts of ``key`` if exactly so many
+    are there, else at 60 % and 80 %. Structures with "twist" in their path are twisted test structures; where no
+    path says so, those of another size than the rest, if they are as many as were published.
+
+    Raises:
+        DataError: if there are none.
+    """
+    root = Path(root)
+    relative = [PurePosixPath(folder.relative_to(root).as_posix()) for folder in find_deeph_folders(root)]
+    basenames = [path.name or root.resolve().name for path in relative]
+    paths: dict[str, str] = {}
+    for path, basename in zip(relative, basenames, strict=True):
+        name = basename if basenames.count(basename) == 1 else "__".join(path.parts)
+        paths[name] = str(path)
+    twisted = [name for name, path in paths.items() if TWISTED_MARK in path.lower()]
+    twisted = twisted or _published_twisted(root, paths, key)
+    bulk = [name for name in paths if name not in set(twisted)]
+    published = DATABASES[key].counts_published[:3] if key in DATABASES else (0, 0, 0)
+    if sum(published) == len(bulk):
+        sizes, origin = published, "published counts"
+    else:
+        train, val = (int(ratio * len(bulk)) for ratio in FALLBACK_RATIOS)
+        sizes, origin = (train, val, len(bulk) - train - val), "ratios 0.6 / 0.2 / rest"
+    rule = f"sorted folders, numpy shuffle with seed {RELEASE_SEED}, {origin} {list(sizes)}; twisted ones only tested"
+    return FolderSet(root, paths, release_split(bulk, sizes, twisted), rule)
+
+
+def _published_twisted(root: Path, paths: Mapping[str, str], key: str) -> list[str]:
+    """Structures with another number of atoms than most, if there are as many as the database has twisted ones."""
+    expected = DATABASES[key].counts_published[3] if key in DATABASES else 0
+    if not expected or len(paths) <= 2 * expected:
+        return []
+    sizes = {name: read_deeph_atoms(root / path).n_atoms for name, path in paths.items()}
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    others = [name for name, size in sizes.items() if size != usual]
+    return others if len(others) == expected else []
+
+
+def write_split(folders: FolderSet, path: str | Path | None = None) -> Path:
+    """Write the split file (default ``root/split.json``) with its hash.
+
+    Returns:
+        The path of the split file.
+    """
+    target = Path(path) if path is not None else folders.root / SPLIT_FILE
+    subsets = {s: {name: folders.paths[name] for name in sorted(folders.split[s])} for s in SUBSETS}
+    content = {
+        "format": SPLIT_FORMAT,
+        "rule": folders.rule,
+        "counts": {subset: len(names) for subset, names in subsets.items()},
+        "sha256": split_sha256(folders.split),
+        "subsets": subsets,
+    }
+    with atomic_write(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return target
+
+
+def read_split(path: str | Path) -> FolderSet:
+    """Read a split file.
+
+    Raises:
+        DataError: if it is damaged, was changed without its hash, leaves its folder, or names missing structures.
+    """
+    path = Path(path)
+    try:
+        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        subsets = {subset: dict(content["subsets"].get(subset, {})) for subset in SUBSETS}
+        stated = content["sha256"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: no split file ({type(error).__name__}: {error}); delete it to split anew") from error
+    split: Split = {subset: tuple(sorted(names)) for subset, names in subsets.items()}
+    found = split_sha256(split)
+    if found != stated:
+        raise DataError(f"{path}: the subsets hash to {found}, the file says {stated}; delete it to split anew")
+    paths: dict[str, str] = {}
+    for subset, names in subsets.items():
+        for name, relative in names.items():
+            inside = isinstance(relative, str) and not PurePosixPath(relative).is_absolute()
+            if not inside or ".." in PurePosixPath(relative).parts:
+                raise DataError(f"{path}: structure {name!r} has the path {relative!r}; expected one inside the folder")
+            if paths.setdefault(name, relative) != relative or sum(name in n for n in subsets.values()) > 1:
+                raise DataError(f"{path}: structure {name!r} is in more than one subset (one is {subset})")
+            if not (path.parent / relative).is_dir():
+                raise DataError(f"{path}: {relative} is missing; fetch the data again or delete the split file")
+    return FolderSet(path.parent, paths, split, str(content.get("rule", "")))
+
+
+def open_folders(path: str | Path, key: str) -> FolderSet:
+    """The folder set of a split file, or of a folder with or without one."""
+    path = Path(path)
+    if path.is_file():
+        return read_split(path)
+    return read_split(path / SPLIT_FILE) if (path / SPLIT_FILE).is_file() else scan_folders(path, key)

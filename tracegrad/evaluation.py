@@ -1,0 +1,162 @@
+"""A trained network on test structures: predictions and the metrics of the paper's tables."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tracegrad.atomic import atomic_write
+from tracegrad.config import Config
+from tracegrad.data import Dataset, Structure, load_dataset
+from tracegrad.errors import DataError
+from tracegrad.graph import TargetLayout, build_graph
+from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
+from tracegrad.model import predict_blocks
+from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
+from tracegrad.training.device import choose_device
+
+RECORD_FILE = "run.json"
+UNTWISTED_KEYS = ("MG", "MM")  # their one test subset is called "all" in the tables
+
+
+def evaluate_structures(model: nn.Module, structures: Iterable[Structure]) -> list[StructureErrors]:
+    """Errors on every structure, one at a time; nothing is kept but sums.
+
+    Args:
+        model: trained network.
+        structures: with Hamiltonians; the graph of each has exactly the pairs of its Hamiltonian.
+    """
+    parameter, targets = next(model.parameters()), cast(TargetLayout, model.targets)
+    errors = []
+    for structure in structures:
+        graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+        with torch.inference_mode():
+            predicted = predict_blocks(model, graph.to(parameter.device))
+        errors.append(structure_errors(predicted, structure))
+    return errors
+
+
+def evaluate_dataset(model: nn.Module, dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Metrics of all test subsets in meV: ``{"all": ...}``, or ``{"nt": ..., "t": ...}`` for bilayers.
+
+    Raises:
+        DataError: there is no test structure.
+    """
+    twisted = len(dataset.test_twisted) > 0
+    first = "nt" if twisted or dataset.key not in UNTWISTED_KEYS else "all"
+    subsets = {first: dataset.test, "t": dataset.test_twisted}
+    filled = {name: evaluate_structures(model, subset) for name, subset in subsets.items() if len(subset)}
+    if not filled:
+        raise DataError(f"{dataset.key}: expected test structures, found none; check the split")
+    return {name: subset_metrics(errors) for name, errors in filled.items()}
+
+
+def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> dict[str, Any]:
+    """Metrics of a checkpoint on the test structures of a database.
+
+    Args:
+        path: ``final.ckpt`` of a run.
+        data: key of a bundled database, or a path to data.
+        key: name of the database where `data` is a path; by default that of the training.
+
+    Returns:
+        ``{"checkpoint", "setting", "dataset", "source", "split_sha256", "trained_on", "metrics"}``.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or is one for other elements, orbitals or spin.
+    """
+    model, config, rest = load_checkpoint(path)
+    summary: DataSummary = rest["data"]
+    is_path = Path(data).exists() or "/" in data
+    dataset = load_dataset(key or summary.key, source=data) if is_path else load_dataset(data)
+    check_same_data(path, summary, dataset.orbitals, dataset.spinful)
+    return {
+        "checkpoint": Path(path).name,
+        "setting": config.model.setting,
+        "dataset": dataset.key,
+        "source": str(dataset.source),
+        "split_sha256": dataset.split_sha256,
+        "trained_on": {"dataset": summary.key, "split_sha256": summary.split_sha256},
+        "metrics": evaluate_dataset(model, dataset),
+    }
+
+
+def run_and_record(
+    config: Config,
+    out: str | Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    baseline: Mapping[str, Any] | None = None,
+    dataset: Dataset | None = None,
+) -> dict[str, Any]:
+    """Train, then measure the checkpoint on the test structures: leaves ``final.ckpt`` and ``run.json`` in a folder.
+
+    Args:
+        config: what to do.
+        out: folder of the run.
+        resume: continue the run in the folder; what is complete is not repeated.
+        quiet: no progress display.
+        baseline: run record of DeepHE3 that the challenging metrics refer to.
+        dataset: the data; by default those that the configuration names.
+
+    Returns:
+        The run record (design.md §3), errors in meV.
+    """
+    from tracegrad.training.run import train
+
+    data = dataset or load_dataset(config.data.dataset, source=config.data.source)
+    checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
+    record_file = Path(out) / RECORD_FILE
+    if resume and record_file.is_file():
+        return read_record(record_file)
+    model, _, rest = load_checkpoint(checkpoint)
+    metrics = evaluate_dataset(model.to(choose_device(config.training.device)), data)
+    if baseline is not None:
+        metrics = relative_to_baseline(metrics, baseline["metrics"])
+    record = make_record(config, data, metrics, rest["info"])
+    write_record(record_file, record)
+    return record
+
+
+def make_record(config: Config, data: Dataset, metrics: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    """Run record of design.md §3: everything needed to repeat the run, errors in meV."""
+    return {
+        "dataset": data.key,
+        "setting": config.model.setting,
+        "seed": config.training.seed,
+        "source": str(config.data.source),
+        "preset": config.preset,
+        "recipe": config.recipe,
+        "metrics": dict(metrics),
+        **info,
+        "split_sha256": data.split_sha256,
+        "config": config.to_dict(),
+    }
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a run record as JSON; numbers that are not finite are refused."""
+    text = json.dumps(record, indent=1, allow_nan=False)
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Run record from a file.
+
+    Raises:
+        DataError: missing, not JSON, or without metrics.
+    """
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{path}: cannot be read as a run record: {str(error)[:200]}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("metrics"), dict):
+        raise DataError(f"{path}: expected a run record with 'metrics', found something else")
+    return cast(dict[str, Any], record)

@@ -1,0 +1,9 @@
+"""Networks: graph -> Hamiltonian blocks."""
+
+from tracegrad.model.build import build_model as build_model
+from tracegrad.model.build import build_network as build_network
+from tracegrad.model.deephe3 import DeepHE3 as DeepHE3
+from tracegrad.model.deephe3 import Induction as Induction
+from tracegrad.model.deephe3 import NetworkSizes as NetworkSizes
+from tracegrad.model.gradient_induction import GradientInduction as GradientInduction
+from tracegrad.model.predict import predict_blocks as predict_blocks

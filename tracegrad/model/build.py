@@ -1,0 +1,77 @@
+"""Networks of the settings of the paper's tables, from a configuration and a data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from tracegrad.graph import TargetLayout
+from tracegrad.model.deephe3 import DeepHE3, Induction, NetworkSizes
+
+if TYPE_CHECKING:
+    from tracegrad.data import Dataset
+
+SETTINGS = {
+    "DeepHE3": (False, False),
+    "DeepHE3+Trace": (False, True),
+    "DeepHE3+Grad": (True, False),
+    "DeepHE3+TraceGrad": (True, True),
+}  # setting -> (gradient operator, trace supervision); Tables 1 and 2
+
+
+class NetworkConfig(Protocol):
+    """The fields of a model configuration that the network itself needs (``tracegrad.config.ModelConfig``)."""
+
+    setting: str
+    hidden_irreps: str
+    embed_dim: int
+    lmax_sh: int
+    num_blocks: int
+    r_max: float
+    num_radial: int
+    norm: str
+    operator: str
+    operator_width: int
+    operator_gain: float
+    operator_gain_learned: bool
+    trace_width: int
+    hermitian: bool
+    time_reversal: bool
+
+
+def build_model(config: NetworkConfig, dataset: Dataset, num_neighbors: float = 1.0) -> nn.Module:
+    """Network for a data set, with fresh weights from torch's generator.
+
+    Args:
+        config: sizes and setting.
+        dataset: gives the elements, their orbitals and the spin.
+        num_neighbors: mean number of neighbours of the training set, for a normalised aggregation; 1 keeps plain sums.
+    """
+    return build_network(config, TargetLayout.from_dataset(dataset, config.time_reversal), num_neighbors)
+
+
+def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: float = 1.0) -> nn.Module:
+    """Network for a target layout (as :func:`build_model`)."""
+    operator, trace = SETTINGS[config.setting]
+    sizes = NetworkSizes(
+        hidden_irreps=config.hidden_irreps,
+        embed_dim=config.embed_dim,
+        lmax_sh=config.lmax_sh,
+        num_blocks=config.num_blocks,
+        r_max=config.r_max,
+        num_radial=config.num_radial,
+        norm=config.norm,
+        num_neighbors=num_neighbors,
+    )
+    induction = Induction(
+        operator=operator,
+        trace=trace,
+        form=config.operator,
+        width=config.operator_width,
+        gain=config.operator_gain,
+        gain_learned=config.operator_gain_learned,
+        trace_width=config.trace_width,
+    )
+    return DeepHE3(targets, sizes, induction, config.hermitian)

@@ -1,0 +1,65 @@
+"""Non-linear maps between invariants, with their vector-Jacobian product in closed form."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class InvariantHead(nn.Module):
+    r"""``z = s_nonlin(u)``: Linear, LayerNorm, SiLU, Linear, LayerNorm, SiLU (TraceGrad, Section 8).
+
+    :meth:`forward` returns ``z`` and the gradient of the plain sum of its channels,
+
+    .. math:: g = \frac{\partial \sum_c z_c}{\partial u},
+
+    written out, so that it needs no autograd graph and can be differentiated again as any other expression.
+
+    Args:
+        width_in: channels of ``u``.
+        hidden: width of the hidden layer.
+        width_out: channels of ``z``.
+    """
+
+    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+        super().__init__()
+        self.linear1, self.norm1 = nn.Linear(width_in, hidden), nn.LayerNorm(hidden)
+        self.linear2, self.norm2 = nn.Linear(hidden, width_out), nn.LayerNorm(width_out)
+
+    def value(self, u: Tensor) -> Tensor:
+        """``z`` alone, ``(..., width_in) -> (..., width_out)``."""
+        hidden = nn.functional.silu(self.norm1(self.linear1(u)))
+        return nn.functional.silu(self.norm2(self.linear2(hidden)))
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """``z`` of shape ``(..., width_out)`` and ``g`` of shape ``(..., width_in)``."""
+        first = self.linear1(u)
+        normed1, rstd1 = _normalise(first, self.norm1.eps)
+        before1 = normed1 * self.norm1.weight + self.norm1.bias
+        hidden = nn.functional.silu(before1)
+        second = self.linear2(hidden)
+        normed2, rstd2 = _normalise(second, self.norm2.eps)
+        before2 = normed2 * self.norm2.weight + self.norm2.bias
+        cotangent = _normalise_vjp(_silu_slope(before2) * self.norm2.weight, normed2, rstd2)
+        cotangent = (cotangent @ self.linear2.weight) * _silu_slope(before1) * self.norm1.weight
+        cotangent = _normalise_vjp(cotangent, normed1, rstd1)
+        return nn.functional.silu(before2), cotangent @ self.linear1.weight
+
+
+def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``(x - mean) / std`` over the last axis and ``1 / std``."""
+    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
+    rstd = torch.rsqrt(variance + eps)
+    return (x - mean) * rstd, rstd
+
+
+def _normalise_vjp(cotangent: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:
+    """Cotangent of ``x`` from the cotangent of ``(x - mean) / std``."""
+    along = (cotangent * normed).mean(-1, keepdim=True)
+    return rstd * (cotangent - cotangent.mean(-1, keepdim=True) - normed * along)
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    """Derivative of SiLU."""
+    sigmoid = torch.sigmoid(x)
+    return sigmoid * (1 + x * (1 - sigmoid))

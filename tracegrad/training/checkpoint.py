@@ -1,0 +1,186 @@
+"""The trained network as one file: weights and buffers, configuration, orbitals, and what it was trained on."""
+
+from __future__ import annotations
+
+import pickle
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from tracegrad.atomic import atomic_write
+from tracegrad.config import Config, ModelConfig, config_from_dict
+from tracegrad.data.structure import Orbitals
+from tracegrad.errors import CheckpointError, TracegradError
+from tracegrad.graph import TargetLayout
+from tracegrad.model import build_network
+
+KIND = "tracegrad/network"
+FORMAT = 1
+PACKAGES = ("tracegrad", "torch", "numpy", "e3nn", "torch-geometric", "lightning", "ase", "h5py")
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a network must know of the data it was made for; stands in for the dataset when a checkpoint is read.
+
+    Args:
+        key: of the database.
+        source: where the data came from.
+        orbitals: atomic number -> angular momenta of the shells.
+        spinful: whether Hamiltonians have spin blocks.
+        split_sha256: hash of the split.
+    """
+
+    key: str
+    source: str
+    orbitals: Orbitals
+    spinful: bool
+    split_sha256: str
+
+    @classmethod
+    def of(cls, dataset: Any) -> DataSummary:
+        """Summary of a ``tracegrad.data.Dataset``."""
+        orbitals = {int(z): tuple(int(l) for l in shells) for z, shells in dataset.orbitals.items()}
+        return cls(dataset.key, str(dataset.source), orbitals, bool(dataset.spinful), dataset.split_sha256)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        orbitals = {str(z): list(shells) for z, shells in self.orbitals.items()}
+        return {**vars(self), "orbitals": orbitals}
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> DataSummary:
+        """Inverse of ``to_dict``."""
+        orbitals = {int(z): tuple(int(l) for l in shells) for z, shells in record["orbitals"].items()}
+        return cls(
+            str(record["key"]), str(record["source"]), orbitals, bool(record["spinful"]), str(record["split_sha256"])
+        )
+
+
+def save_checkpoint(
+    path: str | Path, model: nn.Module, config: Config, data: DataSummary, info: Mapping[str, Any]
+) -> None:
+    """Write a trained network; the file appears complete or not at all.
+
+    Args:
+        path: file to write.
+        model: the network; weights and buffers (scales, reference) are saved.
+        config: it was built and trained with.
+        data: what it was trained on.
+        info: further plain data, e.g. epochs and losses.
+    """
+    content = {
+        "kind": KIND,
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "data": data.to_dict(),
+        "info": {**info, "versions": versions()},
+        "state_dict": {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+    }
+    with atomic_write(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(path: str | Path) -> tuple[nn.Module, Config, dict[str, Any]]:
+    """Read a trained network.
+
+    Args:
+        path: file written by ``save_checkpoint``.
+
+    Returns:
+        The network in evaluation mode on the CPU, its configuration, and the rest: ``data`` (a ``DataSummary``) and
+        ``info``.
+
+    Raises:
+        CheckpointError: missing, truncated, of another kind, or not loadable into the network that it describes.
+    """
+    path = Path(path)
+    content = read_tensors(path)
+    if content.get("kind") != KIND:
+        raise CheckpointError(
+            f"{path}: expected a trained network ({KIND}), found {describe(content)}; "
+            "the file to use is final.ckpt of a training folder"
+        )
+    if content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: expected format {FORMAT}, found {content.get('format')}; update tracegrad")
+    try:
+        config = config_from_dict(content["config"], str(path))
+        data = DataSummary.from_dict(content["data"])
+        model = make_network(config.model, data)
+        model.load_state_dict(content["state_dict"])
+    except CheckpointError:
+        raise
+    except (TracegradError, KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"{path}: the weights do not fit the network they describe: {first[:300]}") from None
+    dtype = next((t.dtype for t in content["state_dict"].values() if t.is_floating_point()), torch.float32)
+    return model.to(dtype).eval(), config, {"data": data, "info": dict(content["info"])}
+
+
+def make_network(config: ModelConfig, data: DataSummary) -> nn.Module:
+    """Network for data of some kind, with fresh weights from torch's generator."""
+    targets = TargetLayout(data.orbitals, data.spinful, config.time_reversal)
+    return build_network(config, targets, config.num_neighbors)
+
+
+def check_same_data(path: str | Path, data: DataSummary, orbitals: Mapping[int, Any], spinful: bool) -> None:
+    """Refuse a checkpoint on data with other elements, orbitals or spin.
+
+    Raises:
+        CheckpointError: naming what the network knows and what the data have.
+    """
+    found = {int(z): tuple(shells) for z, shells in orbitals.items()}
+    strange = {z: shells for z, shells in found.items() if data.orbitals.get(z) != shells}
+    if strange or spinful != data.spinful:
+        raise CheckpointError(
+            f"{path}: made for {data.key} with the shells {data.orbitals} (spinful = {data.spinful}), the data have "
+            f"{found} (spinful = {spinful}); use a checkpoint that was trained on such data"
+        )
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Dictionary of tensors and plain data from a file; code in it is never run.
+
+    Raises:
+        CheckpointError: missing, truncated, not such a file, or holding anything but tensors and plain data.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: not found; expected the checkpoint of a run")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path}: holds more than tensors and plain data, which is not read for safety") from None
+    except Exception as error:  # what a damaged file raises depends on the place of the damage
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"{path}: truncated or not a checkpoint ({path.stat().st_size} bytes): {first[:200]}"
+        ) from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
+    return cast(dict[str, Any], content)
+
+
+def describe(content: Mapping[str, Any]) -> str:
+    """What a file holds, in words."""
+    if "pytorch-lightning_version" in content:
+        return "the state of an unfinished run"
+    if isinstance(content.get("kind"), str):
+        return repr(content["kind"])
+    return f"a dictionary with the keys {', '.join(sorted(map(str, content))[:5])}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

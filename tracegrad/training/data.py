@@ -1,0 +1,99 @@
+"""Training graphs, all in memory, and the order in which they are used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch_geometric.data import Data
+
+from tracegrad.data import Structure
+from tracegrad.errors import DataError
+from tracegrad.graph import TargetLayout, build_graph, collate
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def build_graphs(
+    structures: Sequence[Structure], layout: TargetLayout, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> list[Data]:
+    """Graphs with targets of all structures; each is computed once, in float64, then cast and moved.
+
+    Args:
+        structures: with Hamiltonians.
+        layout: which blocks are predicted.
+        dtype: precision of the training.
+        device: where the graphs stay during training.
+
+    Raises:
+        DataError: there is no structure, or one has no Hamiltonian.
+    """
+    if not len(structures):
+        raise DataError("expected at least one structure to train and to validate on, found none; check the split")
+    graphs = []
+    for structure in structures:
+        if structure.hamiltonian is None:
+            raise DataError(f"{structure.name}: expected a Hamiltonian to learn from, found none")
+        graphs.append(build_graph(structure, layout, dtype=dtype).to(device))
+    return graphs
+
+
+@dataclass(frozen=True)
+class BatchOrder:
+    """Which structures make up every step: a function of the seed and the step alone.
+
+    No random state is carried along, so a resumed run meets the same batches, and so does every setting of a table.
+    Each epoch is a fresh permutation; its last batch may be smaller.
+
+    Args:
+        num_graphs: size of the training set.
+        batch_size: structures per step and process.
+        seed: seed of the run.
+        rank: this process, 0 to ``world_size`` - 1.
+        world_size: number of processes; each takes every ``world_size``-th structure of a step.
+    """
+
+    num_graphs: int
+    batch_size: int
+    seed: int
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which every structure is used once."""
+        return math.ceil(self.num_graphs / (self.batch_size * self.world_size))
+
+    def indices(self, step: int) -> list[int]:
+        """Structures of a step, counted from the start of the run, in this process."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.num_graphs)
+        size = self.batch_size * self.world_size
+        chosen = order[position * size : (position + 1) * size]
+        mine = chosen[self.rank :: self.world_size]
+        return [int(k) for k in (mine if len(mine) else chosen[:1])]
+
+
+@dataclass(frozen=True)
+class BatchStream:
+    """Endless batches of a run, from a step on.
+
+    Args:
+        graphs: the training set.
+        order: which of them make up every step.
+        start: first step.
+    """
+
+    graphs: Sequence[Data]
+    order: BatchOrder
+    start: int = 0
+
+    def __iter__(self) -> Iterator[Data]:
+        """Yield the batch of every step."""
+        step = self.start
+        while True:
+            yield collate([self.graphs[k] for k in self.order.indices(step)])
+            step += 1

@@ -1,0 +1,94 @@
+"""The folder of a run: one run per folder, one process per run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tracegrad.atomic import atomic_write
+from tracegrad.config import Config, config_from_dict, read_yaml
+from tracegrad.errors import ConfigError, DataError
+
+CONFIG_FILE = "config.yaml"
+FINAL_FILE = "final.ckpt"
+LOCK_FILE = ".lock"
+# What may change when a run is continued: nothing that decides the numbers.
+FREE_ON_RESUME = ("training.checkpoint_seconds", "training.loggers", "training.device", "training.threads", "preset")
+
+
+@contextmanager
+def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None]:
+    """Claim a folder for a run.
+
+    Args:
+        folder: created if it does not exist.
+        config: of the run; it is written to ``config.yaml``.
+        resume: continue the run in the folder.
+
+    Yields:
+        while the folder is locked against other processes.
+
+    Raises:
+        ConfigError: the folder holds another run, or the one to continue has another configuration.
+        DataError: the folder cannot be written to, or another process trains in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another --out") from None
+    try:
+        _lock(descriptor, folder)
+        _check_run(folder, config, resume)
+        with atomic_write(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, folder: Path) -> None:
+    """Lock that the system releases when the process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: the check of config.yaml remains
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{folder}: another process trains in this folder; wait for it or give another --out") from None
+
+
+def _check_run(folder: Path, config: Config, resume: bool) -> None:
+    """Refuse to mix two runs in one folder."""
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name != LOCK_FILE)
+    if CONFIG_FILE not in others:
+        if others:
+            raise ConfigError(
+                f"{folder}: expected an empty folder or a run, found {', '.join(others[:3])}; give another --out"
+            )
+        return
+    if not resume:
+        raise ConfigError(f"{folder}: holds another run; continue it with --resume or give another --out")
+    before = config_from_dict(read_yaml(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    changed = changed_keys(before.to_dict(), config.to_dict())
+    if changed:
+        raise ConfigError(
+            f"{folder}: holds a run with another configuration ({', '.join(changed)}); "
+            "continue it with the same one or give another --out"
+        )
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Keys whose values differ and that a continued run must not change, as ``section.key: old -> new``."""
+    changed = []
+    for key, old in before.items():
+        name, new = f"{prefix}{key}", after[key]
+        if isinstance(old, Mapping):
+            changed += changed_keys(old, new, f"{name}.")
+        elif old != new and name not in FREE_ON_RESUME:
+            changed.append(f"{name}: {old!r} -> {new!r}")
+    return changed

@@ -1,0 +1,68 @@
+"""The network and its loss as Lightning sees them."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch_geometric.data import Data
+
+from tracegrad.config import TrainingConfig
+from tracegrad.graph import TargetLayout
+from tracegrad.loss import LossTerms, ReversedFrame, TraceGradLoss
+from tracegrad.training.data import BatchStream
+
+
+def make_loss(config: TrainingConfig, targets: TargetLayout) -> TraceGradLoss:
+    """Loss of a configuration for a target layout."""
+    return TraceGradLoss(
+        config.lambda_trace,
+        config.lambda_schedule,
+        config.trace_loss,
+        config.trace_standardize,
+        ReversedFrame.of(targets),
+    )
+
+
+class TrainingModule(lightning.LightningModule):
+    """One optimiser, one loss; schedules, validation and states live in the callbacks.
+
+    The whole run is one Lightning epoch without end, so that a state can be saved and resumed after any step.
+
+    Args:
+        model: network with ``in_frame(graph)``.
+        config: loss and optimiser.
+        batches: endless batches; they are asked for after a state has been restored.
+    """
+
+    def __init__(self, model: nn.Module, config: TrainingConfig, batches: BatchStream) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config
+        self.batches = batches
+        self.loss = make_loss(config, cast(TargetLayout, model.targets))
+        self.progress = 0.0
+        self.terms: LossTerms | None = None
+
+    def training_step(self, batch: Data, batch_idx: int) -> Tensor:
+        """Loss of one batch."""
+        self.terms = self.loss(self.model.in_frame(batch), batch, self.progress)  # type: ignore[operator]
+        return self.terms.total
+
+    def train_dataloader(self) -> BatchStream:
+        """Batches from the next step on."""
+        return BatchStream(self.batches.graphs, self.batches.order, start=self.trainer.global_step)
+
+    def transfer_batch_to_device(self, batch: Data, device: torch.device, dataloader_idx: int) -> Data:
+        """Leave the batch where it is: the graphs were moved once, before the training."""
+        return batch
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam as in the paper, or AdamW; one fused kernel per step."""
+        parameters = [p for p in self.model.parameters() if p.requires_grad]
+        settings: dict[str, Any] = {"lr": self.config.learning_rate, "betas": (0.9, 0.999), "fused": True}
+        if self.config.optimizer == "adamw":
+            return torch.optim.AdamW(parameters, weight_decay=self.config.weight_decay, **settings)
+        return torch.optim.Adam(parameters, **settings)

@@ -1,0 +1,197 @@
+"""One run from a configuration to ``final.ckpt``."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import lightning
+import torch
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from tracegrad.config import Config
+from tracegrad.data import Dataset, load_dataset
+from tracegrad.errors import ConfigError
+from tracegrad.graph import TargetLayout
+from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
+from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint
+from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs
+from tracegrad.training.device import choose_device, device_name, git_commit
+from tracegrad.training.folder import FINAL_FILE, open_run_folder
+from tracegrad.training.guard import TrainingError, WeightAverage
+from tracegrad.training.module import TrainingModule
+from tracegrad.training.progress import ProgressDisplay
+from tracegrad.training.resume import RESUME_FILE, AtomicCheckpointIO, ResumeState
+from tracegrad.training.schedule import Budget, RateSchedule
+
+
+class Interrupted(TrainingError):
+    """The run was asked to stop before its end; it can be continued."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run, before the first step.
+
+    Args:
+        module: network, loss and batches.
+        supervisor: everything around the steps.
+        resume: states to continue from.
+    """
+
+    module: TrainingModule
+    supervisor: Supervisor
+    resume: ResumeState
+
+
+def train(
+    config: Config, out: str | Path, *, resume: bool = False, quiet: bool = False, dataset: Dataset | None = None
+) -> Path:
+    """Train a network and leave ``final.ckpt`` in a folder.
+
+    Args:
+        config: what to do.
+        out: folder of the run; it must not hold another one.
+        resume: continue the run in the folder from its last state; a complete run is left as it is.
+        quiet: no progress display.
+        dataset: the data; by default those that the configuration names.
+
+    Returns:
+        Path of the checkpoint.
+
+    Raises:
+        ConfigError: the folder holds another run.
+        TrainingError: the loss was not a number in spite of returns to the best weights.
+        Interrupted: SIGINT or SIGTERM; the state is saved.
+    """
+    folder = Path(out)
+    with open_run_folder(folder, config, resume):
+        if resume and (folder / FINAL_FILE).is_file():
+            return folder / FINAL_FILE
+        data = dataset or load_dataset(config.data.dataset, source=config.data.source)
+        if config.training.threads:
+            torch.set_num_threads(config.training.threads)
+        run = prepare(config, data, choose_device(config.training.device), folder)
+        fit(run, config, folder, quiet=quiet)
+        return _save_final(run, config, data, folder)
+
+
+def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -> Run:
+    """Build the network and the graphs.
+
+    The initial weights depend on the seed and the setting only; the order of the data on the seed only.
+    """
+    training = config.training
+    dtype = DTYPES[training.dtype]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        model = make_network(config.model, DataSummary.of(data))
+    structures = data.train[: config.data.num_train or None]
+    targets = cast(TargetLayout, model.targets)
+    graphs = build_graphs(structures, targets, dtype=dtype, device=device)
+    val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
+    model.to(dtype=dtype, device=device)
+    order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices)
+    steps = order.steps_per_epoch
+    supervisor = Supervisor(
+        training,
+        Budget.from_config(training, steps),
+        RateSchedule(training, steps),
+        WeightAverage(model, training.ema_decay),
+        ValidationSet(val_graphs, list(data.val) if training.validate_mae else ()),
+        validation_interval(training, len(graphs), len(val_graphs)),
+        folder,
+    )
+    module = TrainingModule(model, training, BatchStream(graphs, order))
+    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds))
+
+
+def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
+    """Train to the end of the budget, from the last state in the folder if there is one.
+
+    Raises:
+        Interrupted: the run was asked to stop.
+    """
+    training = config.training
+    callbacks: list[lightning.Callback] = [run.supervisor, run.resume]
+    if not quiet:
+        title = f"{config.data.dataset} {config.model.setting} seed {training.seed}"
+        callbacks.append(ProgressDisplay(run.supervisor, title))
+    state = folder / RESUME_FILE
+    with quiet_lightning():
+        trainer = lightning.Trainer(
+            accelerator=choose_device(training.device).type,
+            devices=training.devices,
+            strategy="ddp" if training.devices > 1 else "auto",
+            max_epochs=1,
+            gradient_clip_val=training.clip or None,
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            logger=make_loggers(config, folder),
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+            use_distributed_sampler=False,
+        )
+        trainer.fit(run.module, ckpt_path=str(state) if state.is_file() else None, weights_only=True)
+    if run.resume.interrupted:
+        raise Interrupted(f"{folder}: stopped after step {trainer.global_step}; continue with --resume")
+
+
+def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
+    """Choose the final weights and save them."""
+    supervisor, model = run.supervisor, run.module.model
+    best, last = supervisor.best, supervisor.history[-1]
+    use_best = config.training.select == "best" and best is not None and best.step > 0
+    info = {
+        "steps": int(last["step"]),
+        "epochs": float(last["epoch"]),
+        "train_seconds": float(supervisor.seconds),
+        "selected_step": best.step if use_best and best is not None else int(last["step"]),
+        "val_loss": best.loss if use_best and best is not None else last.get("val_loss"),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "device": device_name(choose_device(config.training.device)),
+        "git_commit": git_commit(),
+    }
+    if use_best and best is not None:
+        best.restore_weights(model)
+        supervisor.average.load_state_dict(best.average)
+    with supervisor.average.applied():
+        save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data), info)
+    return folder / FINAL_FILE
+
+
+def make_loggers(config: Config, folder: Path) -> list[Logger]:
+    """Loggers of Lightning that the configuration asks for; ``history.csv`` is always written."""
+    loggers: list[Logger] = []
+    if "tensorboard" in config.training.loggers:
+        loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
+    if "wandb" in config.training.loggers:
+        try:
+            loggers.append(WandbLogger(project="tracegrad", save_dir=str(folder), config=config.to_dict()))
+        except ModuleNotFoundError:
+            raise ConfigError("training.loggers: 'wandb' needs the package wandb; pip install wandb") from None
+    return loggers
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's hints, and what its versions do not yet know of torch, off the terminal."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            # Lightning 2.6 asks for the class of pytree leaves that torch 2.13 deprecates.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

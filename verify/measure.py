@@ -1,0 +1,160 @@
+"""Measurement without judgement: relative errors per irrep block between two sets of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .representation import Representation
+from .tolerances import ZERO_FACTOR
+from .wigner import Array
+
+Outputs = list[list[Array]]
+"""Per output a list with one array (rows, dim) per trial."""
+
+_OFFSET_FLOOR = 1e-4  # the scale of an invariant is its spread, but at least this fraction of its size
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Round-off of every block of one output, measured by 1-ulp noise on the inputs.
+
+    Args:
+        absolute: (blocks,) median RMS change.
+        relative: (blocks,) median RMS change over the block's scale.
+    """
+
+    absolute: Array
+    relative: Array
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """Differences of one output, per trial and block.
+
+    Args:
+        error: (n, blocks) RMS difference over scale; inf where a side is not finite or rows differ in number.
+        peak: (n, blocks) largest component of the difference over scale.
+        scale: (n, blocks).
+        zero: (blocks,) True where both sides vanish on every trial, up to round-off.
+    """
+
+    error: Array
+    peak: Array
+    scale: Array
+    zero: np.ndarray
+
+
+def _reduce(values: Array, starts: Sequence[int], sizes: Array) -> Array:
+    """Mean of (n, rows, dim) over rows and over the columns of each block: (n, blocks)."""
+    if values.shape[1] == 0:
+        return np.zeros((len(values), len(starts)))
+    return np.asarray(np.add.reduceat(values.mean(axis=1), starts, axis=1) / sizes)
+
+
+def _stack(trials: Sequence[Array]) -> Array | None:
+    """One array when all trials have the same shape, else None."""
+    return np.stack(trials) if len({t.shape for t in trials}) == 1 else None
+
+
+def _layout(law: Representation, width: int) -> tuple[list[int], Array, np.ndarray]:
+    blocks = law.blocks_of(width)
+    starts = [b.start for b in blocks]
+    sizes = np.array([b.stop - b.start for b in blocks], dtype=float)
+    return starts, sizes, np.array([b.centred or law.kind == "points" for b in blocks])
+
+
+def block_scales(left: Array, right: Array, law: Representation) -> Array:
+    """Scale s_b of every trial and block: the larger RMS of the two sides, and at least the median over the trials.
+
+    Invariants (and points) are centred first, so that a large constant cannot hide an error.
+
+    Args:
+        left: (n, rows, dim).
+        right: (n, rows, dim).
+        law: how the output transforms.
+
+    Returns:
+        (n, blocks).
+    """
+    starts, sizes, centred = _layout(law, left.shape[-1])
+    with np.errstate(over="ignore", invalid="ignore"):
+        scale = np.maximum(_reduce(left**2, starts, sizes), _reduce(right**2, starts, sizes)) ** 0.5
+        if centred.any():
+            axes = (0, 1) if law.kind != "points" else (1,)
+            spread = [_reduce((side - side.mean(axis=axes, keepdims=True)) ** 2, starts, sizes) ** 0.5 for side in (left, right)]
+            scale = np.where(centred, np.maximum(np.maximum(*spread), _OFFSET_FLOOR * scale), scale)
+        return np.maximum(scale, np.median(scale, axis=0, keepdims=True))
+
+
+def deviations(left: Sequence[Array], right: Sequence[Array], law: Representation, jitter: Jitter | None = None) -> Deviation:
+    """Relative errors of one output.
+
+    r_b = RMS(left - right) / s_b with the scale of :func:`block_scales`.
+
+    Args:
+        left: n arrays (rows, dim), the outputs at the transformed inputs.
+        right: n arrays (rows, dim), the transformed outputs.
+        law: how the output transforms.
+        jitter: round-off of the blocks, decides which are zero.
+
+    Returns:
+        Errors per trial and block.
+    """
+    a, b = _stack(left), _stack(right)
+    if a is None or b is None or a.shape != b.shape:
+        parts = [_single(x, y, law, jitter) for x, y in zip(left, right, strict=True)]
+        joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("error", "peak", "scale")]
+        return Deviation(joined[0], joined[1], joined[2], np.all([p.zero for p in parts], axis=0))
+    starts, sizes, _ = _layout(law, a.shape[-1])
+    scale = block_scales(a, b, law)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        difference = np.abs(a - b)
+        rms = _reduce(difference**2, starts, sizes) ** 0.5
+        peak = np.maximum.reduceat(difference.max(axis=1, initial=0.0), starts, axis=1)
+        floor = ZERO_FACTOR * jitter.absolute if jitter is not None else np.zeros(len(starts))
+        zero = np.asarray((scale <= floor).all(axis=0))
+        error, top = rms / scale, peak / scale
+    finite = np.isfinite(rms)
+    error = np.where(finite, np.where(scale > 0, error, 0.0), np.inf)
+    top = np.where(finite, np.where(scale > 0, top, 0.0), np.inf)
+    return Deviation(error, top, scale, zero)
+
+
+def _single(left: Array, right: Array, law: Representation, jitter: Jitter | None) -> Deviation:
+    if left.shape == right.shape:
+        return deviations([left], [right], law, jitter)
+    shape = (1, len(law.blocks_of(left.shape[-1])))
+    return Deviation(np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape), np.zeros(shape[1], dtype=bool))
+
+
+def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation, eps: float, scale: Array | None = None) -> Jitter:
+    """Round-off per block: median over the draws of the change under 1-ulp noise on the inputs.
+
+    Args:
+        base: m arrays (rows, dim).
+        noisy: m arrays (rows, dim) at the inputs x (1 + eps N(0, 1)).
+        law: how the output transforms.
+        eps: unit round-off; a block is never taken to be more accurate than its own last digit.
+        scale: (m, blocks) scales to use; their own when None.
+
+    Returns:
+        Absolute and relative jitter; a changed number of rows counts as no draw.
+    """
+    pairs = [(x, y) for x, y in zip(base, noisy, strict=True) if x.shape == y.shape]
+    width = base[0].shape[-1]
+    starts, sizes, _ = _layout(law, width)
+    if not pairs:
+        infinite = np.full(len(starts), np.inf)
+        return Jitter(infinite, infinite)
+    absolute, relative = [], []
+    for index, (x, y) in enumerate(pairs):
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            own = eps * _reduce(x[None] ** 2, starts, sizes)[0] ** 0.5
+            change = np.maximum(_reduce((x - y)[None] ** 2, starts, sizes)[0] ** 0.5, own)
+            s = block_scales(x[None], y[None], law)[0] if scale is None else scale[index]
+            relative.append(np.where(s > 0, change / np.where(s > 0, s, 1.0), 0.0))
+        absolute.append(change)
+    return Jitter(np.median(absolute, axis=0), np.median(relative, axis=0))

@@ -1,0 +1,225 @@
+"""What is verified: anything that makes states, transforms them, and maps them to outputs that are irreps."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracegrad.errors import VerificationError
+
+from .group import Elements
+from .measure import Outputs
+from .representation import Representation
+from .tolerances import bands
+from .wigner import Array
+
+State = Any
+"""One input of the subject: a list of tensors, a graph, a set of atoms."""
+
+Differentiable = Callable[[list[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One named output, its law, and what its rows are: ``"row"``, ``"node"``, ``"edge"`` or ``"graph"``."""
+
+    name: str
+    law: Representation
+    level: str = "row"
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One differentiable input tensor of a state and its law."""
+
+    name: str
+    law: Representation
+    value: Tensor
+
+
+class Subject(ABC):
+    """A map between states and outputs on which a group acts from both sides."""
+
+    name: str
+    dtype: torch.dtype
+    outputs: tuple[OutputSpec, ...]
+    depth: int
+    module: torch.nn.Module | None
+    fixed: bool
+    """True when there is one given state instead of random ones."""
+
+    @abstractmethod
+    def states(self, n: int, rng: np.random.Generator) -> list[State]:
+        """n independent states (n times the same one when the state is given)."""
+
+    @abstractmethod
+    def moved(self, states: Sequence[State], elements: Elements) -> list[State]:
+        """Images of the states, one element each."""
+
+    @abstractmethod
+    def raw(self, state: State) -> list[Tensor]:
+        """Output tensors at a state, in the order of :attr:`outputs`, rows in a fixed order."""
+
+    @abstractmethod
+    def leaves(self, state: State) -> list[Leaf]:
+        """Floating-point inputs that may be perturbed and differentiated."""
+
+    @abstractmethod
+    def with_leaves(self, state: State, values: Sequence[Tensor]) -> State:
+        """Copy of the state with its leaves replaced."""
+
+    @abstractmethod
+    def in_dtype(self, dtype: torch.dtype) -> Subject | None:
+        """The same subject in another precision; None when that is not possible."""
+
+    @abstractmethod
+    def cast(self, state: State) -> State:
+        """A state of a subject of another precision in this one's dtype."""
+
+    @abstractmethod
+    def mutations(self, state: State) -> list[str]:
+        """Names of the inputs that a call changes in place."""
+
+    def take_rows(self, state: State, rows: Sequence[int]) -> State | None:
+        """State with only these rows (points, nodes); None when its inputs have no common rows."""
+        return None
+
+    def num_rows(self, state: State) -> int:
+        """Number of rows that :meth:`take_rows` chooses from, 0 when it cannot."""
+        return 0
+
+    def directions(self, state: State) -> Array:
+        """(k, 3) vectors of the state in (x, y, z): what a search aligns with the axes."""
+        return np.zeros((0, 3))
+
+    @property
+    @abstractmethod
+    def lmax(self) -> int:
+        """Largest degree of inputs and outputs."""
+
+    @property
+    @abstractmethod
+    def has_points(self) -> bool:
+        """True when translations act on the inputs."""
+
+    def evaluate(self, states: Sequence[State]) -> Outputs:
+        """Outputs of all states as float64 arrays (rows, dim), without gradients."""
+        columns: Outputs = [[] for _ in self.outputs]
+        with quiet(self.dtype), torch.no_grad():
+            for state in states:
+                for column, value in zip(columns, self.raw(state), strict=True):
+                    column.append(value.detach().to("cpu", torch.float64).numpy())
+        return columns
+
+    def acted(self, outputs: Outputs, elements: Elements) -> Outputs:
+        """Images of the outputs, one element per trial."""
+        result: Outputs = []
+        for spec, trials in zip(self.outputs, outputs, strict=True):
+            if len({t.shape for t in trials}) == 1:
+                result.append(list(spec.law.act(np.stack(trials), elements)))
+            else:
+                result.append([spec.law.act(t[None], elements[[i]])[0] for i, t in enumerate(trials)])
+        return result
+
+    def jittered(self, state: State, rng: np.random.Generator, scale: float = 1.0) -> State:
+        """State with every leaf x replaced by x (1 + scale eps N(0, 1))."""
+        eps = scale * bands(self.dtype).eps
+        noisy = []
+        for leaf in self.leaves(state):
+            noise = torch.from_numpy(rng.normal(size=tuple(leaf.value.shape))).to(leaf.value)
+            noisy.append(leaf.value * (1 + eps * noise))
+        return self.with_leaves(state, noisy)
+
+
+@contextmanager
+def quiet(dtype: torch.dtype) -> Iterator[None]:
+    """Default dtype of the run, no autocast, no warnings of the tested code; restored at the end."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def as_tensors(result: Any, count: int) -> list[Tensor]:
+    """Outputs of a call as a list of ``count`` tensors.
+
+    Raises:
+        VerificationError: another number of outputs, or something that is not a tensor.
+    """
+    items = list(result) if isinstance(result, (tuple, list)) else [result]
+    if isinstance(result, dict):
+        raise VerificationError("the function returned a dict: return one tensor per entry of irreps_out, as a tensor or a tuple")
+    if len(items) != count:
+        raise VerificationError(f"the function returned {len(items)} output(s), irreps_out has {count} entries: they must agree")
+    for index, item in enumerate(items):
+        if not isinstance(item, Tensor):
+            raise VerificationError(f"output {index} is a {type(item).__name__}, expected a torch.Tensor")
+    return items
+
+
+def as_rows(tensor: Tensor, spec: OutputSpec) -> Tensor:
+    """Output as (rows, dim).
+
+    Raises:
+        VerificationError: the last axis does not fit the irreps, or the tensor is complex.
+    """
+    if tensor.is_complex():
+        raise VerificationError(f"{spec.name} is complex: return its real irreps (real and imaginary parts as two outputs)")
+    dim = spec.law.dim
+    if tensor.ndim == 0 and dim in (1, None):
+        return tensor.reshape(1, 1)
+    if dim is None:
+        return tensor.reshape(len(tensor), -1) if len(tensor) else tensor.reshape(0, 1)
+    if tensor.ndim == 0 or tensor.shape[-1] != dim:
+        raise VerificationError(
+            f"{spec.name} has shape {tuple(tensor.shape)}, but irreps_out {spec.law.text} needs a last axis of {dim}"
+        )
+    return tensor.reshape(-1, dim)
+
+
+def module_depth(module: torch.nn.Module | None) -> int:
+    """Number of layers L in the tolerance: submodules that declare irreps and contain none that do, between 1 and 16."""
+    if module is None:
+        return 2
+    declaring = {name for name, sub in module.named_modules() if hasattr(sub, "irreps_out")}
+    innermost = [n for n in declaring if not any(o != n and (n == "" or o.startswith(f"{n}.")) for o in declaring)]
+    return int(np.clip(len(innermost), 1, 16))
+
+
+def module_lmax(module: torch.nn.Module | None) -> int:
+    """Largest degree that any submodule declares."""
+    from e3nn.o3 import Irreps
+
+    found = [0]
+    for sub in module.modules() if module is not None else ():
+        for name in ("irreps_in", "irreps_out"):
+            value = getattr(sub, name, None)
+            if isinstance(value, Irreps) and len(value):
+                found.append(value.lmax)
+    return max(found)
+
+
+def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Deep copy of a module in another floating-point dtype; the original stays as it is.
+
+    Raises:
+        VerificationError: the module cannot be copied.
+    """
+    try:
+        with quiet(dtype):
+            return copy.deepcopy(module).to(dtype)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error

@@ -2,7 +2,7 @@
 
     python -m benchmarks.cross_check [--systems MG BB ...] [--source FOLDER] [--markdown FILE]
 
-Needs CP2K on PATH and PySCF; about five minutes of one core for all six. Exit code 1 if a mean error of H exceeds 0.05 meV.
+Needs CP2K on PATH and PySCF; about five minutes of one core for all six. Exit code 1 if a mean error exceeds 0.05 meV.
 Bundled matrices are rounded to 1e-6 hartree: 0.0136 meV is the largest and 0.0068 meV the mean error of a perfect copy.
 """
 
@@ -60,7 +60,7 @@ class Comparison:
 
 
 HEADER = (
-    "| structure | cell | atoms | pairs | H, mean / max meV | spin-orbit W, mean / max meV | positions, max Å | CP2K CPU s |\n"
+    "| structure | cell | atoms | pairs | H, mean / max meV | spin-orbit W, mean / max meV | positions, Å | CPU s |\n"
     "|---|---|---|---|---|---|---|---|"
 )
 

@@ -55,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset", default="MG", help=f"{', '.join(DATASETS)}, several with commas, or all (default: MG)")
     add("--settings", default=None, help="settings with commas (default: those of the table)")
-    add("--source", default="bundled", help="bundled, published, or a path (default: bundled)")
+    add("--source", default=None, help="bundled, published, or a path (default: bundled; published with that preset)")
     add("--preset", default="bundled", help=f"{', '.join(PRESETS)} (default: bundled)")
     add("--seeds", type=int, default=1, help="number of repeats (default: 1)")
     add("--controls", default="", help="equal-time, parameter-matched: extra rows trained after the grid")
@@ -103,7 +103,8 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[str]) -> int:
     """Plan, train, add the controls, draw."""
-    conditions = make_conditions(options.source, options.preset, options.device, options.overrides)
+    source = options.source or ("published" if options.preset == "published" else "bundled")
+    conditions = make_conditions(source, options.preset, options.device, options.overrides)
     runs = make_grid(_names(options.dataset), _names(options.settings) or None, options.seeds)
     controls = _names(options.controls)
     check_controls(controls)

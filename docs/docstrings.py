@@ -1,4 +1,4 @@
-"""Extension of griffe: the few reStructuredText marks in our docstrings become Markdown before the API page is drawn."""
+"""Extension of griffe: the reStructuredText marks in our docstrings become Markdown before the API page is drawn."""
 
 import re
 import textwrap

@@ -7,4 +7,4 @@ from tracegrad.verify import verify_equivariance
 
 gate = Gate("8x0e", [torch.nn.functional.silu], "4x0e", [torch.sigmoid], "4x1o")
 report = verify_equivariance(gate, [gate.irreps_in], [gate.irreps_out])
-print(report.to_markdown())
+print(report.to_text())

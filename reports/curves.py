@@ -114,8 +114,8 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
     figure = Figure(figsize=(5.0, 3.8), layout="constrained")
     axis = figure.subplots()
     for position, (name, values) in enumerate(energies.items()):
-        if values.ndim != 2 or len(values) != len(k):
-            raise DataError(f"{source}: {name}: expected {len(k)} rows of energies, found shape {values.shape}")
+        if k.ndim != 1 or values.ndim != 2 or len(values) != k.size:
+            raise DataError(f"{source}: {name}: expected {k.size} rows of energies, found shape {values.shape}")
         if name == "DFT":
             lines = axis.plot(k, values, color="#222222", lw=1.6)
         else:

@@ -42,6 +42,6 @@ def save_figure(figure: Figure, folder: Path, stem: str) -> list[Path]:
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         path = folder / f"{stem}.{suffix}"
         with atomic_write(path) as temporary, mpl.rc_context({"svg.hashsalt": stem, "svg.fonttype": "none"}):
-            figure.savefig(temporary, dpi=150, bbox_inches="tight", metadata=metadata)
+            figure.savefig(temporary, dpi=150, metadata=metadata)
         written.append(path)
     return written

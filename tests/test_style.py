@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -61,28 +62,58 @@ def long_parts(tree: ast.Module, lines: int) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"function {node.name} of {length} lines (limit {FUNCTION_LINES})"
 
 
-def undocumented(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """Yield (line, reason) for each public module, class, function or method without a docstring."""
+@dataclass(frozen=True)
+class DocumentedClass:
+    """What a class hands on: the names of its bases and of its documented methods."""
+
+    bases: tuple[str, ...]
+    methods: frozenset[str]
+
+
+Classes = Mapping[str, DocumentedClass]
+
+
+def documented_classes(trees: Iterable[ast.Module]) -> Classes:
+    """Return all classes of our modules by name; an overriding method inherits its docstring from them."""
+    nodes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return {
+        node.name: DocumentedClass(
+            tuple(ast.unparse(base).split("[")[0].split(".")[-1] for base in node.bases),
+            frozenset(m.name for m in node.body if isinstance(m, ast.FunctionDef) and ast.get_docstring(m)),
+        )
+        for node in nodes
+    }
+
+
+def inherits_docstring(owner: str, method: str, classes: Classes) -> bool:
+    """Return whether a base of ``owner`` in our own modules documents ``method``."""
+    bases = classes[owner].bases if owner in classes else ()
+    return any(b in classes and (method in classes[b].methods or inherits_docstring(b, method, classes)) for b in bases)
+
+
+def undocumented(tree: ast.Module, classes: Classes) -> Iterator[tuple[int, str]]:
+    """Yield (line, reason) for each public module, class, function or method without a docstring, own or inherited."""
     if not ast.get_docstring(tree):
         yield 1, "module without docstring"
 
-    def visit(body: list[ast.stmt]) -> Iterator[tuple[int, str]]:
+    def visit(body: list[ast.stmt], owner: str = "") -> Iterator[tuple[int, str]]:
         for node in body:
             if not isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("_"):
                 continue
             overload = any("overload" in ast.dump(decorator) for decorator in node.decorator_list)
-            if not ast.get_docstring(node) and not overload:
+            if not ast.get_docstring(node) and not overload and not inherits_docstring(owner, node.name, classes):
                 yield node.lineno, f"{node.name} without docstring"
             if isinstance(node, ast.ClassDef):
-                yield from visit(node.body)
+                yield from visit(node.body, node.name)
 
     yield from visit(tree.body)
 
 
-def complaints(source: str, allowed: bool = False) -> list[str]:
+def complaints(source: str, classes: Classes | None = None, allowed: bool = False) -> list[str]:
     """Return all complaints about one module's text; ``allowed`` leaves out those about unsafe calls."""
     tree = ast.parse(source)
-    found = [*([] if allowed else unsafe(tree)), *long_parts(tree, source.count("\n")), *undocumented(tree)]
+    known = documented_classes([tree]) if classes is None else classes
+    found = [*([] if allowed else unsafe(tree)), *long_parts(tree, source.count("\n")), *undocumented(tree, known)]
     return [f"{line}: {reason}" for line, reason in sorted(found)]
 
 
@@ -92,11 +123,11 @@ def modules(root: Path) -> list[Path]:
 
 
 def test_house_rules(root: Path) -> None:
+    sources = {path.relative_to(root).as_posix(): path.read_text(encoding="utf-8") for path in modules(root)}
+    classes = documented_classes(ast.parse(source) for source in sources.values())
     wrong = []
-    for path in modules(root):
-        name = path.relative_to(root).as_posix()
-        source = path.read_text(encoding="utf-8")
-        wrong += [f"{name}:{complaint}" for complaint in complaints(source, allowed=name.startswith(ALLOWED))]
+    for name, source in sources.items():
+        wrong += [f"{name}:{complaint}" for complaint in complaints(source, classes, name.startswith(ALLOWED))]
     assert not wrong, "\n".join(["", *wrong])
 
 
@@ -105,32 +136,38 @@ def test_no_drawer_for_leftovers(root: Path) -> None:
     assert [str(path) for path in modules(root) if drawers & {*path.parts[len(root.parts) :], path.stem}] == []
 
 
-@pytest.mark.parametrize(
-    "source",
-    [
-        '"""M."""\nx = eval("1")\n',
-        '"""M."""\nimport pickle\nx = pickle.load(f)\n',
-        '"""M."""\nfrom pickle import load\n',
-        '"""M."""\nimport torch\nx = torch.load("f", weights_only=False)\n',
-        '"""M."""\nimport numpy as np\nx = np.load("f", allow_pickle=True)\n',
-        '"""M."""\nimport torch\nx = torch.linalg.matrix_exp(torch.eye(3))\n',
-        '"""M."""\nimport torch\nx = torch.acos(torch.ones(1))\n',
-        "x = 1\n",
-        '"""M."""\n\ndef public():\n    return 1\n',
-        '"""M."""\n\nclass Public:\n    """D."""\n\n    def method(self):\n        return 1\n',
-        '"""M."""\n' + "x = 1\n" * MODULE_LINES,
-        '"""M."""\n\ndef _long():\n' + "    x = 1\n" * FUNCTION_LINES,
-    ],
-    ids=["eval", "pickle", "from-pickle", "torch-load", "numpy-load", "matrix-exp", "acos", "module-docstring",
-         "function-docstring", "method-docstring", "long-module", "long-function"],
-)  # fmt: skip
-def test_a_broken_rule_is_reported(source: str) -> None:
-    assert len(complaints(source)) == 1
+BROKEN = {
+    "eval": '"""M."""\nx = eval("1")\n',
+    "pickle": '"""M."""\nimport pickle\nx = pickle.load(f)\n',
+    "from pickle": '"""M."""\nfrom pickle import load\n',
+    "torch.load": '"""M."""\nimport torch\nx = torch.load("f", weights_only=False)\n',
+    "numpy.load": '"""M."""\nimport numpy as np\nx = np.load("f", allow_pickle=True)\n',
+    "matrix_exp": '"""M."""\nimport torch\nx = torch.linalg.matrix_exp(torch.eye(3))\n',
+    "acos": '"""M."""\nimport torch\nx = torch.acos(torch.ones(1))\n',
+    "module without docstring": "x = 1\n",
+    "function without docstring": '"""M."""\n\ndef public():\n    return 1\n',
+    "method without docstring": '"""M."""\n\nclass Public:\n    """D."""\n\n    def method(self):\n        return 1\n',
+    "base without docstring": (
+        '"""M."""\n\nclass _Base:\n    def method(self):\n        return 1\n\n'
+        'class Public(_Base):\n    """D."""\n\n    def method(self):\n        return 2\n'
+    ),
+    "long module": '"""M."""\n' + "x = 1\n" * MODULE_LINES,
+    "long function": '"""M."""\n\ndef _long():\n' + "    x = 1\n" * FUNCTION_LINES,
+}
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_broken_rule_is_reported(rule: str) -> None:
+    assert len(complaints(BROKEN[rule])) == 1
 
 
 def test_clean_code_is_accepted() -> None:
     source = (
         '"""M."""\nimport torch\n\n\ndef public(model, path):\n    """D."""\n'
         "    model.eval()\n    return torch.load(path, weights_only=True)\n"
+    )
+    source += (
+        '\n\nclass Base:\n    """D."""\n\n    def method(self):\n        """D."""\n\n'
+        'class Derived(Base):\n    """D."""\n\n    def method(self):\n        return 1\n'
     )
     assert complaints(source) == []

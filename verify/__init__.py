@@ -1,5 +1,14 @@
 """Equivariance verification of any function, e3nn module or graph model, with its own rotations and Wigner-D."""
 
+from .adapters import DataAdapter as DataAdapter
+from .adapters import Field as Field
+from .adapters import GraphAdapter as GraphAdapter
+from .api import EquivarianceError as EquivarianceError
+from .api import assert_equivariant as assert_equivariant
+from .api import verify_equivariance as verify_equivariance
+from .api import verify_model as verify_model
+from .graph_subject import replay_model as replay_model
+from .replay import replay as replay
 from .result import BlockError as BlockError
 from .result import CheckResult as CheckResult
 from .result import Counterexample as Counterexample
@@ -7,3 +16,4 @@ from .result import ModuleError as ModuleError
 from .result import NoiseFloor as NoiseFloor
 from .result import Report as Report
 from .result import Verdict as Verdict
+from .selfcheck import self_check as self_check

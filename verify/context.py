@@ -55,7 +55,7 @@ class Context:
     seed: int = 0
     trials: int = 64
     tol: float | None = None
-    search: int = 48
+    search: int = 32
     allow_zero: tuple[str, ...] = ()
     cases: dict[str, tuple[State, Elements]] = field(default_factory=dict)
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from tracegrad.errors import VerificationError
 
 from .group import Elements
+from .precision import converted
 from .representation import Representation, parse_entries
 from .subject import (
     Leaf,
@@ -21,16 +22,19 @@ from .subject import (
     Subject,
     as_rows,
     as_tensors,
-    converted,
     module_depth,
     module_lmax,
     quiet,
 )
 from .tolerances import bands
-from .wigner import Array
+from .wigner import Array, Basis
 
 ROWS = 5  # rows of generated irreps inputs
 POINTS = 7  # points of generated clouds
+
+
+class DtypeRefused(VerificationError):
+    """The function does not take inputs of the dtype of the run."""
 
 
 class FunctionSubject(Subject):
@@ -42,6 +46,7 @@ class FunctionSubject(Subject):
         irreps_out: the same for the outputs.
         inputs: one value per entry, or None to draw them.
         dtype: float64 or float32.
+        basis: component order of the irreps.
 
     Raises:
         VerificationError: entries, inputs and function do not fit together.
@@ -54,10 +59,12 @@ class FunctionSubject(Subject):
         irreps_out: Any,
         inputs: Sequence[Any] | None,
         dtype: torch.dtype,
+        basis: Basis = "e3nn",
     ) -> None:
         bands(dtype)
-        self.laws = parse_entries(irreps_in, "irreps_in")
-        laws_out = parse_entries(irreps_out, "irreps_out")
+        self.basis = basis
+        self.laws = parse_entries(irreps_in, "irreps_in", basis)
+        laws_out = parse_entries(irreps_out, "irreps_out", basis)
         self.outputs = tuple(OutputSpec(f"output {i}", law) for i, law in enumerate(laws_out))
         if not callable(func):
             raise VerificationError(f"func is a {type(func).__name__}, expected a callable")
@@ -112,13 +119,12 @@ class FunctionSubject(Subject):
             raise
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            hint = ""
-            if "dtype" in str(error) or "Double" in str(error) or "Float" in str(error):
-                hint = f"; it must take {self.dtype} inputs: build it with that default dtype, or pass dtype=torch.float32"
             shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in state)
-            raise VerificationError(
-                f"{self.name} raised {type(error).__name__} on inputs of shape {shapes}: {first}{hint}"
-            ) from error
+            text = f"{self.name} raised {type(error).__name__} on inputs of shape {shapes}: {first}"
+            if any(word in str(error) for word in ("dtype", "Double", "Float", "scalar type")):
+                hint = f"it must take {self.dtype} inputs: build it with that default dtype, or pass another dtype="
+                raise DtypeRefused(f"{text}; {hint}") from error
+            raise VerificationError(text) from error
 
     @property
     def lmax(self) -> int:
@@ -200,7 +206,7 @@ class FunctionSubject(Subject):
     def in_dtype(self, dtype: torch.dtype) -> Subject | None:
         try:
             laws_out = [spec.law for spec in self.outputs]
-            other = FunctionSubject(self.original, list(self.laws), laws_out, self.inputs, dtype)
+            other = FunctionSubject(self.original, list(self.laws), laws_out, self.inputs, dtype, self.basis)
         except VerificationError:
             return None
         return other

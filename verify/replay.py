@@ -13,6 +13,7 @@ from .function_subject import FunctionSubject
 from .group import Elements
 from .measure import deviations
 from .subject import State, Subject
+from .wigner import Basis
 
 MAX_PRINTED = 400  # numbers of an input that are still printed
 
@@ -35,6 +36,7 @@ def replay(
     inversion: bool = False,
     translation: Sequence[float] = (0.0, 0.0, 0.0),
     dtype: torch.dtype = torch.float64,
+    basis: Basis = "e3nn",
 ) -> float:
     """Relative equivariance error of a function at one input under one group element.
 
@@ -49,11 +51,12 @@ def replay(
         inversion: True to invert after the rotation.
         translation: shift of the points, Å.
         dtype: precision.
+        basis: component order of the irreps.
 
     Returns:
         The error, dimensionless; of the order of 1e-15 for an equivariant function in float64.
     """
-    subject = FunctionSubject(func, irreps_in, irreps_out, inputs, dtype)
+    subject = FunctionSubject(func, irreps_in, irreps_out, inputs, dtype, basis)
     element = Elements.of([list(quaternion)], inversion, np.array([list(translation)], dtype=float))
     return case_error(subject, subject.states(1, np.random.default_rng(0))[0], element)
 
@@ -97,6 +100,7 @@ def function_source(subject: FunctionSubject, state: State, element: Elements, e
     q, t = numbers(element.quaternions[0]), numbers(element.translation[0])
     p = bool(element.inversion[0])
     values = ", ".join(tensor_source(x) for x in state)
+    basis = "" if subject.basis == "e3nn" else f", basis={subject.basis!r}"
     lines = [
         "import torch",
         f"from {package_name()} import replay",
@@ -104,7 +108,7 @@ def function_source(subject: FunctionSubject, state: State, element: Elements, e
         f"inputs = [{values}]",
         "error = replay(",
         f"    func, {names_in}, {names_out}, inputs,",
-        f"    quaternion={q}, inversion={p}, translation={t}, dtype={subject.dtype},",
+        f"    quaternion={q}, inversion={p}, translation={t}, dtype={subject.dtype}{basis},",
         ")",
         f"print(error)  # {error:.3g}: f(g x) differs from D(g) f(x)",
     ]

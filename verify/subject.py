@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -210,16 +209,3 @@ def module_lmax(module: torch.nn.Module | None) -> int:
             if isinstance(value, Irreps) and len(value):
                 found.append(value.lmax)
     return max(found)
-
-
-def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
-    """Deep copy of a module in another floating-point dtype; the original stays as it is.
-
-    Raises:
-        VerificationError: the module cannot be copied.
-    """
-    try:
-        with quiet(dtype):
-            return copy.deepcopy(module).to(dtype)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error

@@ -24,7 +24,6 @@ from e3nn import o3
 from torch import Tensor
 
 from .group import haar
-from .operators import NONLINEARITIES, GradientOperator
 from .result import CheckResult, Verdict, worst
 from .tolerances import verdict_of
 from .wigner import spin_half, wigner_D
@@ -363,56 +362,3 @@ def _finite_difference_error(scalar: Callable[[Tensor], Tensor], f: Tensor, v: T
     slope = (values[0] - 8 * values[1] + 8 * values[2] - values[3]) / (12 * step)
     projected = float((v * direction).sum())
     return abs(slope - projected) / max(abs(slope), abs(projected), float(v.norm()))
-
-
-def check_theorem_2(lmax: int = 12, channels: int = 4, seed: int = 0) -> CheckResult:
-    """Theorem 2 for the verifier's own operator: every degree alone and all together, every kind of s_nonlin.
-
-    Args:
-        lmax: largest degree.
-        channels: channels per degree.
-        seed: seed of weights and features.
-
-    Returns:
-        The worst result, renamed "theorem_2".
-    """
-    cases = [f"{channels}x{l}{'eo'[(l + k) % 2]}" for k in range(2) for l in range(lmax + 1)]
-    cases += [" + ".join(f"{channels}x{l}{'eo'[l % 2]}" for l in range(min(lmax, 5) + 1))]
-    results = []
-    for index, irreps in enumerate(cases):
-        for kind in NONLINEARITIES:
-            operator = GradientOperator(irreps, kind=kind, seed=seed + index)
-            results.append(
-                check_gradient_operator(
-                    operator, irreps, scalar=operator.scalar, closed_form=operator.closed_form, seed=seed + index, trials=2
-                )
-            )
-    return combine("theorem_2", results, f"v equivariant, equal to its closed form: degrees 0..{lmax}, {len(NONLINEARITIES)} kinds")
-
-
-def combine(name: str, results: Sequence[CheckResult], message: str) -> CheckResult:
-    """One result for several: worst verdict, the error nearest to its tolerance, all trials.
-
-    Args:
-        name: name of the combined result.
-        results: at least one.
-        message: what a pass means.
-
-    Returns:
-        Combined result; its message is that of the first failure when there is one.
-    """
-    nearest = min(results, key=lambda r: r.margin)
-    failures = [r for r in results if not r.passed]
-    errors: dict[str, float] = {}
-    for result in results:
-        for part, error in result.details.get("errors", {}).items():
-            errors[part] = max(error, errors.get(part, 0.0))
-    return CheckResult(
-        name,
-        worst(r.verdict for r in results),
-        nearest.error,
-        nearest.tolerance,
-        f"{failures[0].name} {failures[0].message}" if failures else message,
-        sum(r.trials for r in results),
-        details={"errors": errors, "cases": len(results)},
-    )

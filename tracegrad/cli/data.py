@@ -71,7 +71,9 @@ def run_list(options: argparse.Namespace) -> int:
             table[key] = {**facts, "bundled_sha256": entry.manifest["sha256"], "dois": RELEASES}
         print(json.dumps(table))
         return 0
-    rows = [("key", "system", "spin", "orbitals (bundled)", "bundled", "published", "engine (bundled)")]
+    rows: list[tuple[str, ...]] = [
+        ("key", "system", "spin", "orbitals (bundled)", "bundled", "published", "engine (bundled)")
+    ]
     for key, entry in DATABASES.items():
         shells = ", ".join(f"{symbol} {shell_text(ls)}" for symbol, ls in entry.orbitals_bundled.items())
         counts = ["/".join(map(str, c)) for c in (entry.counts_bundled, entry.counts_published)]
@@ -89,7 +91,7 @@ def shell_text(shells: tuple[int, ...]) -> str:
 
 def run_fetch(options: argparse.Namespace) -> int:
     """Fetch a published database with a progress bar."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 
     from tracegrad.data.fetch import fetch
 
@@ -99,16 +101,17 @@ def run_fetch(options: argparse.Namespace) -> int:
         if len(value) != 64 or set(value.lower()) - set("0123456789abcdef"):
             raise DataError(f"--sha256 {word}: expected 64 hexadecimal digits, with or without NAME= before them")
         hashes[name] = value.lower()
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
         report = None
         if not (options.quiet or options.json):
+            columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
             bar = stack.enter_context(Progress(*columns))
-            tasks: dict[str, Any] = {}
+            tasks: dict[str, TaskID] = {}
 
             def report(name: str, done: int, total: int) -> None:
-                task = tasks.setdefault(name, None) if name in tasks else tasks.setdefault(name, bar.add_task(name))
-                bar.update(task, completed=done, total=total or None)
+                if name not in tasks:
+                    tasks[name] = bar.add_task(name)
+                bar.update(tasks[name], completed=done, total=total or None)
 
         result = fetch(options.key, options.out, mirror=options.mirror, sha256=hashes, progress=report)
     facts = {**asdict(result), "folder": str(result.folder), "split_file": str(result.split_file)}
@@ -155,7 +158,9 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _print_check(result: Any) -> None:
-    head = "name subset formula pairs r_cut/Å dH/eV dS min_S(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV faults"
+    head = (
+        "name subset formula pairs r_cut/Å dH/eV dS minS(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV faults"
+    )
     rows: list[tuple[str, ...]] = [tuple(head.split())]
     for s in result.structures:
         numbers = (s.nan, s.duplicates, s.missing, s.overlap_only, s.hamiltonian_only)

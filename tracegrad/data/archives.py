@@ -70,7 +70,9 @@ def _check_members(archive: Path, members: list[zipfile.ZipInfo], folder: Path) 
     total = sum(member.file_size for member in members)
     size = archive.stat().st_size
     if total > MAX_RATIO * size:
-        raise DataError(f"{archive}: {size} bytes would unpack to {total}, more than {MAX_RATIO} times as much; not unpacked")
+        raise DataError(
+            f"{archive}: {size} bytes would unpack to {total}, over {MAX_RATIO} times as much; not unpacked"
+        )
     free = shutil.disk_usage(folder).free
     if total > free:
         raise DataError(f"{folder}: disk full, unpacking {archive.name} needs {total} bytes and {free} are free")

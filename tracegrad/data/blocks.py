@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tracegrad.errors import DataError
 
 IntArray = NDArray[np.int64]
-ValueArray = NDArray[np.float64] | NDArray[np.complex128]
+ValueArray = NDArray[Any]  # float64, or complex128 for spinful blocks
 Key = tuple[int, int, int, int, int]
 
 MAX_CODE = 2**62  # largest packed key that leaves room for the sums made with it
@@ -159,7 +160,8 @@ class Blocks:
         i, j = self.edge_index
         x, y, z = self.cell_shift.T
         positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z >= 0))))
-        return (i < j) | ((i == j) & positive)
+        canonical: NDArray[np.bool_] = (i < j) | ((i == j) & positive)
+        return canonical
 
     @cached_property
     def is_half(self) -> bool:

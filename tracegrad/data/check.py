@@ -21,7 +21,7 @@ from tracegrad.data.diagnostics import (
     smallest_overlap_eigenvalue,
 )
 from tracegrad.data.spin import scalar_and_spin_orbit
-from tracegrad.data.structure import HERMITICITY_TOLERANCE, Structure, check_structure, orbital_table
+from tracegrad.data.structure import Structure, check_structure, orbital_table
 from tracegrad.errors import DataError
 
 TIME_REVERSAL_TOLERANCE = 1e-6  # eV, as for Hermiticity
@@ -184,7 +184,7 @@ def _validation_fault(structure: Structure) -> list[str]:
 def _judge_pairs(structure: Structure, stored: str) -> tuple[dict[str, Any], list[str]]:
     del stored
     hamiltonian, overlap = structure.hamiltonian, structure.overlap
-    count, expected = max((missing_pairs(structure, b) for b in (hamiltonian, overlap) if b is not None))
+    count, expected = max(missing_pairs(structure, b) for b in (hamiltonian, overlap) if b is not None)
     facts: dict[str, Any] = {"missing": count}
     faults = []
     if expected > MISSING_TOLERANCE:
@@ -226,7 +226,9 @@ def _judge_time_reversal(structure: Structure, stored: str) -> tuple[dict[str, A
     if structure.hamiltonian is None or not structure.spinful:
         return {}, []
     defect = scalar_and_spin_orbit(structure.hamiltonian)[2]
-    wrong = f"time reversal is broken by {defect:.1e} eV; expected below {TIME_REVERSAL_TOLERANCE:g} for non-magnetic data"
+    wrong = (
+        f"time reversal is broken by {defect:.1e} eV; expected below {TIME_REVERSAL_TOLERANCE:g} (non-magnetic data)"
+    )
     return {"time_reversal_eV": defect}, [wrong] if defect > TIME_REVERSAL_TOLERANCE else []
 
 
@@ -238,10 +240,12 @@ def _judge_gauge(checks: list[StructureCheck]) -> tuple[list[StructureCheck], di
     median = {s: float(np.median(v)) for s, v in finite.items() if len(v)}
     judged = []
     for item in checks:
-        off = {s: e - median[s] for s, e in item.onsite_eV.items() if s in median and abs(e - median[s]) > GAUGE_TOLERANCE}
-        if off:
-            worst = max(off, key=lambda s: abs(off[s]))
-            fault = f"zero of energy: mean on-site energy of {worst} is {off[worst]:+.2f} eV off the median of the set (H + μS?)"
+        distance = {s: energy - median[s] for s, energy in item.onsite_eV.items() if s in median}
+        worst = max(distance, key=lambda s: abs(distance[s]), default=None)
+        if worst is not None and abs(distance[worst]) > GAUGE_TOLERANCE:
+            fault = (
+                f"zero of energy: {worst} lies {distance[worst]:+.2f} eV off the median of the set on site (H + μS?)"
+            )
             item = StructureCheck(**{**item.__dict__, "faults": (*item.faults, fault)})
         judged.append(item)
     return judged, {s: float(v.std()) for s, v in finite.items() if len(v)}

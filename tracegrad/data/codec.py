@@ -63,7 +63,7 @@ def unpack(stream: NDArray[np.uint8], count: int, where: str) -> NDArray[np.int3
     except lzma.LZMAError as error:
         raise DataError(f"{where}: damaged compressed data ({error}); fetch or write the file again") from error
     if len(raw) != 4 * count or not (decoder.eof or count == 0):
-        raise DataError(f"{where}: expected {count} packed numbers, found {len(raw) / 4:g} or more; the file is damaged")
+        raise DataError(f"{where}: expected {count} packed numbers, found {len(raw) / 4:g} or more; damaged file")
     planes = np.frombuffer(raw, dtype=np.uint8).reshape(4, count)
     folded = np.ascontiguousarray(planes.T).view(">u4").reshape(-1).astype(np.int64)
     numbers: NDArray[np.int32] = ((folded >> 1) ^ -(folded & 1)).astype(np.int32)

@@ -89,7 +89,7 @@ def open_compact(path: str | Path) -> CompactFile:
     with open_hdf5(path) as handle:
         attributes = {name: plain_value(value) for name, value in handle.attrs.items()}
         groups = handle.get("structures")
-        if not isinstance(groups, h5py.Group) or "orbitals" not in attributes and "manifest" not in attributes:
+        if not isinstance(groups, h5py.Group) or ("orbitals" not in attributes and "manifest" not in attributes):
             raise DataError(f"{path}: no compact file; expected a group 'structures' and the attribute 'manifest'")
         subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
         for name in sorted(groups):
@@ -129,27 +129,26 @@ def write_compact(
     path = Path(path)
     orbitals: Orbitals = {}
     spinful: bool | None = None
-    with atomic_write(path) as temporary:
-        with h5py.File(temporary, "w", libver="latest") as handle:
-            groups = handle.create_group("structures")
-            for subset, structure in structures:
-                if subset not in SUBSETS:
-                    raise DataError(f"unknown subset {subset!r}; expected one of {', '.join(SUBSETS)}")
-                _merge_orbitals(orbitals, structure)
-                spinful = structure.spinful if spinful is None else spinful
-                if spinful != structure.spinful:
-                    raise DataError(f"structure {structure.name!r}: spinful and spinless structures in one set")
-                if structure.name in groups or not structure.name or "/" in structure.name:
-                    raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
-                _write_structure(groups.create_group(structure.name), subset, structure)
-            full = {
-                **(manifest or {}),
-                "orbitals": orbital_table(orbitals),
-                "spinful": bool(spinful),
-                "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
-                "overlap_quantum": OVERLAP_QUANTUM,
-            }
-            handle.attrs.update(format=FORMAT, layout=LAYOUT, manifest=json.dumps(full))
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as handle:
+        groups = handle.create_group("structures")
+        for subset, structure in structures:
+            if subset not in SUBSETS:
+                raise DataError(f"unknown subset {subset!r}; expected one of {', '.join(SUBSETS)}")
+            _merge_orbitals(orbitals, structure)
+            spinful = structure.spinful if spinful is None else spinful
+            if spinful != structure.spinful:
+                raise DataError(f"structure {structure.name!r}: spinful and spinless structures in one set")
+            if structure.name in groups or not structure.name or "/" in structure.name:
+                raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
+            _write_structure(groups.create_group(structure.name), subset, structure)
+        full = {
+            **(manifest or {}),
+            "orbitals": orbital_table(orbitals),
+            "spinful": bool(spinful),
+            "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
+            "overlap_quantum": OVERLAP_QUANTUM,
+        }
+        handle.attrs.update(format=FORMAT, layout=LAYOUT, manifest=json.dumps(full))
 
 
 def _merge_orbitals(orbitals: Orbitals, structure: Structure) -> None:
@@ -201,16 +200,17 @@ def _storage_order(structure: Structure, blocks: Blocks) -> Blocks:
 def _read_packed(source: CompactFile, group: h5py.Group, where: str) -> Structure:
     structure = _read_atoms(source, group, where)
     hamiltonian = overlap = None
-    quanta = [float(source.manifest.get(f"{name}_quantum", np.nan)) for name in ("hamiltonian", "overlap")]
+    unit, overlap_unit = (float(source.manifest.get(f"{name}_quantum", np.nan)) for name in ("hamiltonian", "overlap"))
+    unit *= HARTREE_EV
     if "hamiltonian" in group:
         frame = _read_pairs(structure, group, "pairs", where)
-        hamiltonian = frame.with_values(_numbers(group, "hamiltonian", len(frame.values), quanta[0] * HARTREE_EV, where))
+        hamiltonian = frame.with_values(_numbers(group, "hamiltonian", len(frame.values), unit, where))
         if source.spinful:
-            flat = _numbers(group, "spin_orbit", 3 * len(frame.values), quanta[0] * HARTREE_EV, where)
+            flat = _numbers(group, "spin_orbit", 3 * len(frame.values), unit, where)
             hamiltonian = spinful_blocks(hamiltonian, flat.reshape(3, -1))
     if "overlap" in group:
         frame = _read_pairs(structure, group, "overlap_pairs" if "overlap_pairs" in group else "pairs", where)
-        flat = _numbers(group, "overlap", len(frame.values), quanta[1], where)
+        flat = _numbers(group, "overlap", len(frame.values), overlap_unit, where)
         start = 0
         for (rows, columns), edges, positions in frame.grouped():
             stop = start + rows * columns * len(edges)
@@ -226,10 +226,10 @@ def _read_plain(source: CompactFile, group: h5py.Group, where: str) -> Structure
     pairs = read_array(group, "pairs", (None, 5), where).astype(np.int64)
     frame = _frame(structure, pairs, where)
     size = len(frame.values)
-    values = read_array(group, "hamiltonian", (size,), where) * (1e-6 * HARTREE_EV)
-    hamiltonian = frame.with_values(values)
+    unit = 1e-6 * HARTREE_EV
+    hamiltonian = frame.with_values(read_array(group, "hamiltonian", (size,), where) * unit)
     if source.spinful:
-        hamiltonian = spinful_blocks(hamiltonian, read_array(group, "spin_orbit", (3, size), where) * (1e-6 * HARTREE_EV))
+        hamiltonian = spinful_blocks(hamiltonian, read_array(group, "spin_orbit", (3, size), where) * unit)
     overlap = frame.with_values(read_array(group, "overlap", (size,), where)) if "overlap" in group else None
     return _with_blocks(structure, hamiltonian, overlap)
 
@@ -259,8 +259,10 @@ def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure
 def _read_pairs(structure: Structure, group: h5py.Group, name: str, where: str) -> Blocks:
     count = int(group.attrs.get(f"n_{name}", -1))
     if not 0 <= count <= MAX_PAIRS_PER_ATOM * structure.n_atoms:
-        raise DataError(f"{where}: {count} pairs for {structure.n_atoms} atoms; expected a count between 0 and "
-                        f"{MAX_PAIRS_PER_ATOM * structure.n_atoms}")
+        raise DataError(
+            f"{where}: {count} pairs for {structure.n_atoms} atoms; expected a count between 0 and "
+            f"{MAX_PAIRS_PER_ATOM * structure.n_atoms}"
+        )
     columns = unpack(read_array(group, name, (None,), where).astype(np.uint8), 5 * count, where)
     return _frame(structure, columns.reshape(5, count).T.astype(np.int64), where)
 
@@ -268,7 +270,7 @@ def _read_pairs(structure: Structure, group: h5py.Group, name: str, where: str) 
 def _frame(structure: Structure, pairs: NDArray[np.int64], where: str) -> Blocks:
     """Zero blocks on the given pairs, with the shapes that the orbitals ask for."""
     atoms = pairs[:, 3:]
-    if len(atoms) and not (0 <= atoms.min() and atoms.max() < structure.n_atoms):
+    if len(atoms) and not (atoms.min() >= 0 and atoms.max() < structure.n_atoms):
         raise DataError(f"{where}: a pair names an atom outside 0..{structure.n_atoms - 1}; the file is damaged")
     missing = sorted(set(structure.numbers.tolist()) - set(structure.orbitals))
     if missing:
@@ -280,8 +282,7 @@ def _frame(structure: Structure, pairs: NDArray[np.int64], where: str) -> Blocks
 
 def _numbers(group: h5py.Group, name: str, count: int, quantum: float, where: str) -> NDArray[np.float64]:
     stream = read_array(group, name, (None,), where).astype(np.uint8, copy=False)
-    values: NDArray[np.float64] = unpack(stream, count, f"{where}, {name}") * quantum
-    return values
+    return unpack(stream, count, f"{where}, {name}").astype(np.float64) * quantum
 
 
 def _with_blocks(structure: Structure, hamiltonian: Blocks | None, overlap: Blocks | None) -> Structure:

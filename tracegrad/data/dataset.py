@@ -136,5 +136,5 @@ def _from_compact(key: str, source: str, path: Path) -> Dataset:
 def _from_folders(key: str, source: str, folders: FolderSet) -> Dataset:
     orbitals, spinful = folders.header()
     subsets = {name: StructureSequence(folders.split[name], folders.read) for name in SUBSETS}
-    manifest = {"split_rule": folders.rule, "note": "read from DeepH folders; engine and licence are those of the files"}
+    manifest = {"split_rule": folders.rule, "note": "DeepH folders; engine and licence are those of the files"}
     return Dataset(key, source, orbitals, spinful, manifest=manifest, **subsets)

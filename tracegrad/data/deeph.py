@@ -1,4 +1,4 @@
-"""Reading DeepH structure folders: the legacy form and the form of 2026, both into the order and units of ``Structure``.
+"""Reading DeepH structure folders, the legacy form and that of 2026, into the order and units of ``Structure``.
 
 Legacy: ``element.dat``, ``lat.dat`` and ``site_positions.dat`` (columns are vectors, Å), ``orbital_types.dat``,
 ``info.json``, ``hamiltonians.h5`` and ``overlaps.h5`` with one dataset per pair, key "[Rx, Ry, Rz, i, j]" with
@@ -135,7 +135,9 @@ def _legacy_atoms(folder: Path) -> Structure:
         raise DataError(f"{folder}: {missing[0]} is missing; a legacy DeepH folder needs {', '.join(LEGACY_FILES)}")
     numbers = _table(folder / "element.dat").reshape(-1)
     if not np.array_equal(numbers, np.rint(numbers)) or not ((numbers > 0) & (numbers < len(chemical_symbols))).all():
-        raise DataError(f"{folder / 'element.dat'}: expected atomic numbers 1..{len(chemical_symbols) - 1}, one per line")
+        raise DataError(
+            f"{folder / 'element.dat'}: expected atomic numbers 1..{len(chemical_symbols) - 1}, one per line"
+        )
     atomic = numbers.astype(np.int64)
     info = _info(folder) if (folder / "info.json").is_file() else {}
     metadata: dict[str, Any] = {"source": str(folder), **{k: v for k, v in info.items() if k != "fermi_level"}}
@@ -177,7 +179,9 @@ def _new_atoms(folder: Path) -> Structure:
         raise DataError(f"{path}: not a readable POSCAR file ({type(error).__name__}: {error})") from error
     orbitals = info.get("elements_orbital_map")
     if not isinstance(orbitals, dict):
-        raise DataError(f"{folder / 'info.json'}: expected 'elements_orbital_map' {{element: [l, ...]}}, found {orbitals!r}")
+        raise DataError(
+            f"{folder / 'info.json'}: expected 'elements_orbital_map' {{element: [l, ...]}}, found {orbitals!r}"
+        )
     metadata: dict[str, Any] = {"source": str(folder)}
     metadata.update({k: v for k, v in info.items() if k not in ("elements_orbital_map", "spinful", "atoms_quantity")})
     structure = Structure(
@@ -199,9 +203,8 @@ def _new_atoms(folder: Path) -> Structure:
 def _read_legacy_matrix(structure: Structure, path: Path, is_hamiltonian: bool) -> Blocks:
     """One dataset per pair; the shape of each is compared with the orbitals before it is read."""
     counts = structure.n_orbitals.tolist()
-    spin: list[int] = [1, 2] if is_hamiltonian and "isspinful" not in structure.metadata else (
-        [2] if is_hamiltonian and structure.spinful else [1]
-    )
+    unknown_spin = is_hamiltonian and "isspinful" not in structure.metadata
+    spin = (1, 2) if unknown_spin else (2,) if is_hamiltonian and structure.spinful else (1,)
     blocks = {}
     with open_hdf5(path) as handle:
         for text in handle:
@@ -230,7 +233,7 @@ def parse_key(text: str, n_atoms: int, path: Path) -> tuple[int, int, int, int, 
     except (ValueError, RecursionError):
         key = None
     if not isinstance(key, list) or len(key) != 5 or not all(type(part) is int for part in key):
-        raise DataError(f"{path}: key {text!r} is not five integers; expected \"[Rx, Ry, Rz, i, j]\" with 1-based atoms")
+        raise DataError(f'{path}: key {text!r} is not five integers; expected "[Rx, Ry, Rz, i, j]" with 1-based atoms')
     x, y, z, i, j = key
     if not (1 <= i <= n_atoms and 1 <= j <= n_atoms) or max(abs(x), abs(y), abs(z)) > 10_000:
         raise DataError(f"{path}: key {text!r} names an atom outside 1..{n_atoms} or a cell beyond 10000")
@@ -247,7 +250,7 @@ def _read_new_matrix(structure: Structure, path: Path, is_hamiltonian: bool) -> 
         shapes = read_array(handle, "chunk_shapes", (len(keys), 2), str(path)).astype(np.int64)
         boundaries = read_array(handle, "chunk_boundaries", (len(keys) + 1,), str(path)).astype(np.int64)
         atoms = keys[:, 3:]
-        if len(atoms) and not (0 <= atoms.min() and atoms.max() < structure.n_atoms):
+        if len(atoms) and not (atoms.min() >= 0 and atoms.max() < structure.n_atoms):
             raise DataError(f"{path}: atom_pairs names an atom outside 0..{structure.n_atoms - 1} (0-based)")
         expected = structure.n_orbitals[atoms] * (2 if is_hamiltonian and structure.spinful else 1)
         wrong = np.flatnonzero((expected != shapes).any(axis=1))
@@ -305,9 +308,9 @@ def _table(path: Path, shape: tuple[int, int] | None = None) -> NDArray[np.float
     except ValueError as error:
         raise DataError(f"{path}: expected rows of numbers of equal length ({error})") from error
     if shape is not None and table.shape != shape:
-        raise DataError(f"{path}: expected {shape[0]} rows of {shape[1]} numbers, found an array of shape {table.shape}")
+        raise DataError(
+            f"{path}: expected {shape[0]} rows of {shape[1]} numbers, found an array of shape {table.shape}"
+        )
     if not table.size or not np.isfinite(table).all():
         raise DataError(f"{path}: expected finite numbers, found {'none' if not table.size else 'NaN or infinity'}")
     return table
-
-

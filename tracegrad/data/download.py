@@ -136,8 +136,8 @@ class ResumingDownloader:
         if error.code >= 500 or error.code == 429:
             raise _Interrupted(f"status {error.code}") from error
         raise DataError(
-            f"{url}: the server answered {error.code} {error.reason}; give --mirror URL, or download the file by hand and "
-            "use --source PATH"
+            f"{url}: the server answered {error.code} {error.reason}; give --mirror URL, or download the file by hand "
+            "and use --source PATH"
         ) from error
 
     def _read_state(self, url: str) -> dict[str, Any]:

@@ -127,7 +127,8 @@ def locate(archive: Archive, entry: Database, mirror: str | None = None) -> Remo
             repository.populate_registry(holder)
             match = _match(archive, entry, holder.registry)
             if match is not None:
-                return Remote(archive.name, repository.download_url(match), holder.registry[match], _size(repository, match))
+                url = repository.download_url(match)
+                return Remote(archive.name, url, holder.registry[match], _size(repository, match))
         except (OSError, ValueError, KeyError) as error:
             raise DataError(
                 f"doi:{doi}: cannot read the record ({error}); try again later, give --mirror URL, or download the "
@@ -147,7 +148,8 @@ def _match(archive: Archive, entry: Database, names: dict[str, str]) -> str | No
     if archive.confirmed:
         return None
     stems = {Path(archive.name).stem.lower(), *(folder.lower() for folder in entry.folders)}
-    fitting = [n for n in names if n.lower().endswith(".zip") and any(Path(n).stem.lower().startswith(s) for s in stems)]
+    zips = [name for name in names if name.lower().endswith(".zip")]
+    fitting = [name for name in zips if any(name.lower().startswith(stem) for stem in stems)]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -171,7 +173,7 @@ def _download(
         (remote.checksum, "the repository's checksum"),
         (f"sha256:{recorded}" if recorded else None, "the checksum of the first download"),
     )
-    known, origin = next(((c, o) for c, o in options if c), (None, "nothing: no checksum is known, this one is recorded"))
+    known, origin = next(((c, o) for c, o in options if c), (None, "nothing: none is known, this one is recorded"))
     report = None if progress is None else lambda done, total: progress(remote.name, done, total)
     partial = root / "archives" / f"{remote.name}.part"
     downloader = ResumingDownloader(partial, remote.size, report, pause=pause)
@@ -181,7 +183,7 @@ def _download(
         raise
     except ValueError as error:
         raise DataError(
-            f"{remote.url}: wrong checksum, not kept ({error}). Fetch again; if it stays, the mirror or the checksum is wrong"
+            f"{remote.url}: wrong checksum, not kept ({error}). Fetch again; if it stays, mirror or checksum is wrong"
         ) from error
     return Path(path), origin
 

@@ -62,7 +62,7 @@ class FolderSet:
                     )
             spins.setdefault(atoms.spinful, name)
         if len(spins) > 1:
-            raise DataError(f"{self.root}: {spins[True]} is spinful, {spins[False]} is not; one dataset needs one of both")
+            raise DataError(f"{self.root}: {spins[True]} is spinful, {spins[False]} is not; keep them apart")
         return orbitals, next(iter(spins))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import h5py
-import numpy as np
 from numpy.typing import NDArray
 
 from tracegrad.errors import DataError
@@ -33,7 +33,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: {error.args[0]}; expected the layout described in docs/data.md") from error
 
 
-def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], where: str) -> NDArray[np.generic]:
+def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], where: str) -> NDArray[Any]:
     """Read one dataset after checking its shape, so that no array larger than expected is ever allocated.
 
     Args:
@@ -48,10 +48,8 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], wher
     item = group.get(name)
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iufcb":
         raise DataError(f"{where}: no numeric array {name!r}; found {', '.join(sorted(group)[:8]) or 'nothing'}")
-    matches = len(item.shape) == len(shape) and all(
-        e is None or e == f for e, f in zip(shape, item.shape, strict=True)
-    )
+    matches = len(item.shape) == len(shape) and all(e is None or e == f for e, f in zip(shape, item.shape, strict=True))
     if not matches:
         raise DataError(f"{where}: expected {name!r} of shape {shape}, found {item.shape}")
-    array: NDArray[np.generic] = item[()]
+    array: NDArray[Any] = item[()]
     return array

@@ -62,7 +62,7 @@ class Structure:
         """(N,) spatial orbitals of every atom, sum of 2l+1 over its shells."""
         counts = np.zeros(max(len(chemical_symbols), int(self.numbers.max(initial=0)) + 1), dtype=np.int64)
         for number, shells in self.orbitals.items():
-            counts[number] = sum(2 * l + 1 for l in shells)  # noqa: E741
+            counts[number] = sum(2 * l + 1 for l in shells)
         return counts[self.numbers]
 
     @property
@@ -150,7 +150,9 @@ def _check_atoms(structure: Structure, where: str) -> None:
             raise DataError(f"{where}: {name} holds NaN or infinite numbers; make the file again")
     unknown = sorted({z for z in structure.numbers.tolist() if not 1 <= z < len(chemical_symbols)})
     if unknown:
-        raise DataError(f"{where}: unknown element, atomic number {unknown[0]}; expected 1..{len(chemical_symbols) - 1}")
+        raise DataError(
+            f"{where}: unknown element, atomic number {unknown[0]}; expected 1..{len(chemical_symbols) - 1}"
+        )
     missing = sorted(set(structure.numbers.tolist()) - set(structure.orbitals))
     if missing:
         raise DataError(

@@ -8,5 +8,6 @@ from tracegrad.graph.build import half_keys as half_keys
 from tracegrad.graph.collate import collate as collate
 from tracegrad.graph.layout import Channel as Channel
 from tracegrad.graph.layout import TargetLayout as TargetLayout
+from tracegrad.graph.rotate import rotate_graph as rotate_graph
 from tracegrad.graph.targets import blocks_to_irreps as blocks_to_irreps
 from tracegrad.graph.targets import irreps_to_blocks as irreps_to_blocks

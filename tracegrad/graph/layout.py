@@ -148,6 +148,16 @@ class TargetLayout:
         return index, sign
 
     @cached_property
+    def frame_partner(self) -> tuple[Tensor, Tensor]:
+        """The partner in the frames of the edges: ``flat(j, i, -R)[c] = sign[c] * flat(i, j, R)[index[c]]``."""
+        position, component_sign = self.frame.component_index
+        inverse = torch.argsort(position)
+        partner_index, partner_sign = self.partner
+        index = inverse[partner_index[position]]
+        sign = component_sign * partner_sign[position] * component_sign[index] * self.frame.reversal_signs
+        return index, sign
+
+    @cached_property
     def partner_block(self) -> Tensor:
         """Index of the transposed block of every block, ``(n_blocks,)``."""
         position = {channel: k for k, channel in enumerate(self.channels)}

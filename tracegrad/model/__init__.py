@@ -6,4 +6,5 @@ from tracegrad.model.deephe3 import DeepHE3 as DeepHE3
 from tracegrad.model.deephe3 import Induction as Induction
 from tracegrad.model.deephe3 import NetworkSizes as NetworkSizes
 from tracegrad.model.gradient_induction import GradientInduction as GradientInduction
+from tracegrad.model.harmose import HarmoSE as HarmoSE
 from tracegrad.model.predict import predict_blocks as predict_blocks

@@ -9,6 +9,8 @@ from torch import nn
 
 from tracegrad.graph import TargetLayout
 from tracegrad.model.deephe3 import DeepHE3, Induction, NetworkSizes
+from tracegrad.model.harmose import HarmoSE
+from tracegrad.model.output import OutputTransform
 
 if TYPE_CHECKING:
     from tracegrad.data import Dataset
@@ -18,7 +20,9 @@ SETTINGS = {
     "DeepHE3+Trace": (False, True),
     "DeepHE3+Grad": (True, False),
     "DeepHE3+TraceGrad": (True, True),
-}  # setting -> (gradient operator, trace supervision); Tables 1 and 2
+    "HarmoSE": (False, False),
+    "HarmoSE+TraceGrad": (True, True),
+}  # setting -> (gradient operator, trace supervision); Tables 1 and 2, Table 3
 
 
 class NetworkConfig(Protocol):
@@ -39,6 +43,11 @@ class NetworkConfig(Protocol):
     trace_width: int
     hermitian: bool
     time_reversal: bool
+    reference: bool
+    scaling: str
+    harmose_width: int
+    harmose_blocks: int
+    harmose_heads: int
 
 
 def build_model(config: NetworkConfig, dataset: Dataset, num_neighbors: float = 1.0) -> nn.Module:
@@ -74,4 +83,8 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         gain_learned=config.operator_gain_learned,
         trace_width=config.trace_width,
     )
-    return DeepHE3(targets, sizes, induction, config.hermitian)
+    output = OutputTransform(targets, config.reference, config.scaling == "channel")
+    network = DeepHE3(targets, sizes, induction, config.hermitian, output)
+    if not config.setting.startswith("HarmoSE"):
+        return network
+    return HarmoSE(network, config.harmose_width, config.harmose_blocks, config.harmose_heads)

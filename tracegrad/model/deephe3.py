@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -77,6 +78,7 @@ class DeepHE3(nn.Module):
         sizes: sizes of the backbone.
         induction: gradient operator and trace supervision.
         hermitian: symmetrise the blocks (design: Hermitian by construction); False is the published baseline.
+        output: scale and reference of the outputs, by default none.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class DeepHE3(nn.Module):
         sizes: NetworkSizes | None = None,
         induction: Induction | None = None,
         hermitian: bool = True,
+        output: OutputTransform | None = None,
     ) -> None:
         super().__init__()
         self.targets, self.sizes = targets, sizes or NetworkSizes()
@@ -108,7 +111,7 @@ class DeepHE3(nn.Module):
         self.gains = nn.ParameterList(self._gain(edges[k + 1]) for k in blocks if self.induction.operator)
         # === decode ===
         self.decoder = HamiltonianDecoder(edges[-1], targets, hermitian)
-        self.output = OutputTransform(targets)
+        self.output = output or OutputTransform(targets)
         trace_in = self.sizes.num_blocks * targets.num_channels
         self.trace_decoder = TraceDecoder(trace_in, targets, self.induction.trace_width) if self.induction.trace else None
 
@@ -132,6 +135,10 @@ class DeepHE3(nn.Module):
 
     def _gain(self, layout: FrameLayout) -> nn.Parameter:
         return nn.Parameter(torch.full((layout.num_channels,), self.induction.gain), self.induction.gain_learned)
+
+    def calibrate(self, graphs: Iterable[Data]) -> None:
+        """Fit scale and reference of the outputs to the training graphs, once, before training."""
+        self.output.fit(graphs)
 
     def encode(self, graph: Data) -> tuple[FrameBlocks, FrameBlocks, list[Tensor]]:
         """Node features (global frame), edge features (edge frames), and the invariants ``z`` of every block."""
@@ -186,15 +193,22 @@ class DeepHE3(nn.Module):
             ``"edge_irreps"``: ``(E, D)`` orthonormal irreps of the blocks of all directed edges, eV; ``"trace"`` as in
             :meth:`in_frame`, for the Hermitian half.
         """
-        outputs = self.in_frame(graph)
-        flat = outputs.pop("frame")
-        rows = len(flat)
-        irreps = self.targets.frame.from_frame(flat, [D[:rows] for D in graph.wigner])
-        if rows != graph.edge_index.shape[1]:
-            index, sign = self.targets.partner
-            mirrored = irreps[graph.num_nodes :, index.to(irreps.device)] * sign.to(irreps)
-            irreps = torch.cat([irreps, mirrored])
-        return {"edge_irreps": irreps, **outputs}
+        return self.to_global(self.in_frame(graph), graph)
+
+    def to_global(self, outputs: dict[str, Tensor], graph: Data) -> dict[str, Tensor]:
+        """Outputs of :meth:`in_frame` as :meth:`forward` returns them."""
+        flat = outputs["frame"]
+        irreps = self.targets.frame.from_frame(flat, [D[: len(flat)] for D in graph.wigner])
+        others = {name: value for name, value in outputs.items() if name != "frame"}
+        return {"edge_irreps": self.all_edges(irreps, graph), **others}
+
+    def all_edges(self, irreps: Tensor, graph: Data) -> Tensor:
+        """Irreps of all directed edges from those of the Hermitian half, ``(E, D)``, global frame."""
+        if len(irreps) == graph.edge_index.shape[1]:
+            return irreps
+        index, sign = self.targets.partner
+        mirrored = irreps[graph.num_nodes :, index.to(irreps.device)] * sign.to(irreps)
+        return torch.cat([irreps, mirrored])
 
 
 def _post_node_layout(hidden: FrameLayout, targets: TargetLayout) -> FrameLayout:

@@ -18,7 +18,7 @@ import torch
 from e3nn.o3 import Irreps
 from torch import Tensor
 
-from tracegrad.so3.rotations import wigner_D_from_angles
+from tracegrad.so3.rotations import wigner_D, wigner_D_from_angles
 
 FrameBlocks = list[Tensor]
 
@@ -199,6 +199,11 @@ def frame_wigner(edge_vectors: Tensor, lmax: int) -> list[Tensor]:
     zero = torch.zeros_like(azimuth)
     matrices = [wigner_D_from_angles(l, zero, -polar, -azimuth) for l in range(lmax + 1)]
     return [D[:, _frame_rows(l)][:, :, _frame_rows(l)] for l, D in enumerate(matrices)]
+
+
+def frame_matrix(l: int, R: Tensor) -> Tensor:
+    """Wigner matrix of a rotation ``(3, 3)`` with rows and columns in the order ``m = 0, +1, -1, +2, -2, ...``."""
+    return wigner_D(l, R)[_frame_rows(l)][:, _frame_rows(l)]
 
 
 def unnatural_wigner(D: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ def require_gradients(context: Context) -> None:
     with quiet(context.subject.dtype):
         try:
             possible = differentiable(context.subject, context.states[0])
+            vector_jacobian(context.subject, context.states[0], _cotangents(context, 0, context.rng("probe")))
         except RuntimeError as error:
             raise NotApplicable(f"not differentiable: {str(error).splitlines()[0]}") from error
     if not possible:
@@ -156,7 +157,7 @@ def finite_difference(context: Context) -> CheckResult:
     with quiet(subject.dtype):
         for index, state in enumerate(context.states[:STATES]):
             leaves = subject.leaves(state)
-            weights = _cotangents(context, index, rng, leaves[0].value)
+            weights = _cotangents(context, index, rng)
             grads, _ = vector_jacobian(subject, state, weights)
             probe = _Probe(subject, state, leaves, weights)
             for direction in _directions(leaves, rng):
@@ -173,8 +174,9 @@ def finite_difference(context: Context) -> CheckResult:
     return CheckResult("finite_difference", verdict, error, limits.difference, message, len(found), details=details)
 
 
-def _cotangents(context: Context, index: int, rng: np.random.Generator, like: Tensor) -> list[Tensor]:
+def _cotangents(context: Context, index: int, rng: np.random.Generator) -> list[Tensor]:
     """Random cotangents of the outputs at a base state, every block weighted alike."""
+    like = context.subject.leaves(context.states[index])[0].value
     columns = zip(context.base, column_scales(context), strict=True)
     return [torch.from_numpy(rng.normal(size=column[index].shape) / scale).to(like) for column, scale in columns]
 
@@ -185,7 +187,7 @@ def jvp_vjp(context: Context) -> CheckResult:
     subject, rng = context.subject, context.rng("jvp")
     state = context.states[0]
     leaves = subject.leaves(state)
-    weights = _cotangents(context, 0, rng, leaves[0].value)
+    weights = _cotangents(context, 0, rng)
     tangents = [torch.from_numpy(rng.normal(size=tuple(leaf.value.shape))).to(leaf.value) for leaf in leaves]
     with quiet(subject.dtype):
         forward, size = _forward_mode(subject, state, leaves, tangents, weights)

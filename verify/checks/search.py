@@ -15,7 +15,7 @@ import numpy as np
 
 from ..context import Context, summarise
 from ..group import Elements, aligning, haar, integer_quaternions, near_pole, octahedral, rotation_matrix
-from ..measure import deviations
+from ..measure import Outputs, deviations
 from ..result import BlockError, CheckResult, Verdict
 from ..states import SHAPES, Design, designed, live_blocks
 from ..subject import State
@@ -53,14 +53,25 @@ class Searcher:
 
     def ratio(self, state: State, element: Elements, label: str) -> float:
         """Worst error over tolerance of a case; records it, and the failure when there is one."""
+        try:
+            base = self.subject.evaluate([state])
+            left = self.subject.evaluate(self.subject.moved([state], element))
+        except _ABORT:
+            self.tally.trials += 1
+            self.tally.refused += 1
+            return 0.0
+        return self._ratio(state, element, left, base, label)
+
+    def sweep(self, state: State, elements: Elements, label: str) -> None:
+        """Judges one state under many elements."""
+        base = self.subject.evaluate([state])
+        images = self.subject.evaluate(self.subject.moved([state] * len(elements), elements))
+        for i in range(len(elements)):
+            self._ratio(state, elements[[i]], [[column[i]] for column in images], base, label)
+
+    def _ratio(self, state: State, element: Elements, left: Outputs, base: Outputs, label: str) -> float:
         tally = self.tally
         tally.trials += 1
-        try:
-            left = self.subject.evaluate(self.subject.moved([state], element))
-            base = self.subject.evaluate([state])
-        except _ABORT:
-            tally.refused += 1
-            return 0.0
         if not all(np.isfinite(c[0]).all() for c in base):
             tally.singular += 1
             return 0.0
@@ -77,7 +88,7 @@ class Searcher:
             tally.failure, tally.case, tally.label = block, (state, element), label
         return block.ratio
 
-    def _worst(self, left: Any, right: Any) -> BlockError | None:
+    def _worst(self, left: Outputs, right: Outputs) -> BlockError | None:
         found: BlockError | None = None
         columns = zip(self.subject.outputs, left, right, self.limits, self.context.jitter, strict=True)
         for spec, a, b, limit, jitter in columns:
@@ -120,8 +131,7 @@ def _corners(searcher: Searcher, rng: np.random.Generator) -> None:
     context = searcher.context
     state = context.states[0]
     elements = _corner_elements(context.subject.directions(state), rng)
-    for i in range(len(elements)):
-        searcher.ratio(state, elements[[i]], "special rotation")
+    searcher.sweep(state, elements, "special rotation")
     generic = Elements.of(haar(1, rng), True)
     for design in _special_designs(context):
         special = designed(context.subject, state, design)

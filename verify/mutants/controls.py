@@ -90,9 +90,9 @@ def float32_radial(value: Tensor, context: Context) -> Tensor:
 
 
 def _control(
-    key: str, title: str, build: Callable[[int], Subject], found_by: str = "", without: tuple[str, ...] = ()
+    key: str, title: str, build: Callable[[int], Subject], without: tuple[str, ...] = (), may_report: tuple[str, ...] = ()
 ) -> Mutant:
-    return Mutant(key, "controls", title, build, control=True, found_by=found_by, without=without)
+    return Mutant(key, "controls", title, build, control=True, without=without, may_report=may_report)
 
 
 def _mixed(key: str, title: str, kind: str, update: Fault, without: tuple[str, ...] = ()) -> Mutant:
@@ -112,6 +112,11 @@ CONTROLS = (
     _control("C10", "modulus of 0o as 0e", network_with("mixed", absolute_pseudoscalar)),
     _control("C11", "cross product declared 1e", network_with("mixed", cross_product_as_axial)),
     _mixed("C12", "0e standardised over the nodes", "0e", node_statistics),
-    _control("C13", "float32 radial functions alone", network_with("radial", float32_radial), found_by="gradient"),
+    _control(
+        "C13",
+        "float32 radial functions alone (PRECISION of gradients, not equivariance)",
+        network_with("radial", float32_radial),
+        may_report=("finite_difference", "jvp_vjp", "dtype_leak"),
+    ),
     _control("C14", "the plain network", network_of(Network)),
 )

@@ -1,7 +1,8 @@
 r"""A layer in the frame of its edge, as tracegrad's encoder has it, sound and with two faults of frames.
 
 Features turn into the frame whose pole is the edge, are scaled per |m| and gated by their m = 0 parts, and turn back. The
-frame has a free angle about the edge; the layer is sound because nothing in it depends on that angle.
+frame has a free angle about the edge; the layer is sound because nothing in it depends on that angle. Its result goes to
+zero with the length of the edge, where there is no frame.
 """
 
 from __future__ import annotations
@@ -49,12 +50,13 @@ class EdgeFrameLayer(nn.Module):
     def forward(self, vectors: Tensor, features: Tensor) -> Tensor:
         """Features of the same irreps."""
         azimuth, polar = self.angles(vectors)
+        squares = vectors.square().sum(1, keepdim=True)
         parts = []
         for (mul, ir), where in zip(FEATURES, FEATURES.slices(), strict=True):
             D = wigner_D_from_angles(ir.l, azimuth, polar, torch.zeros_like(polar))
             local = features[:, where].unflatten(1, (mul, ir.dim)) @ D
             parts.append((self.act(local, ir.l) @ D.mT).flatten(1))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1) * squares / (1 + squares)
 
     def act(self, local: Tensor, l: int) -> Tensor:
         """What happens in the frame to (E, mul, 2l+1), components m = -l..l."""

@@ -102,7 +102,7 @@ MUTANTS = (
     _entry("M24", "max-pool over nodes per component", _vectors(max_pool)),
     _entry("M25", "dropout per component, fixed mask", _vectors(dropout)),
     _entry("M26", "clamp of components to 0.3", _vectors(clamp)),
-    _entry("M27", "break only where a norm is above 9", _vectors(overflow_branch), found_by="scale"),
+    _entry("M27", "break only where a norm is above 9", _vectors(overflow_branch), found_by="search"),
     _entry("M28", "cutoff on |dx|", network_with("radial", absolute_cutoff)),
     _entry("M29", "distance from the origin in a scalar", network_with("mixed", absolute_position), found_by="translation"),
     _entry("M30", "stale lattice shift, not rotated", network_with("vectors", stale_shift), "equiformer_v2#5"),

@@ -72,9 +72,9 @@ def _small_and_broken(seed: int) -> Network:
     return Network(seed, {"mixed": on("1o", silu), "output": tiny})
 
 
-def _gradient(key: str, title: str, fault: Fault, precedent: str = "") -> Mutant:
+def _gradient(key: str, title: str, fault: Fault, precedent: str = "", found_by: str = "finite_difference") -> Mutant:
     build = network_with("mixed", on("1o", fault))
-    return Mutant(key, "gradients", title, build, precedent=precedent, found_by="gradient")
+    return Mutant(key, "gradients", title, build, precedent=precedent, found_by=found_by)
 
 
 def _vacuous(key: str, title: str, fault: Fault, precedent: str) -> Mutant:
@@ -82,7 +82,7 @@ def _vacuous(key: str, title: str, fault: Fault, precedent: str) -> Mutant:
 
 
 MUTANTS = (
-    _gradient("M40", "custom backward permutes components", permuted_backward),
+    _gradient("M40", "custom backward permutes components", permuted_backward, found_by="gradient"),
     _gradient("M41", "backward scaled by 0.9 (still equivariant)", scaled_backward, "OEQ#211, nequip#610"),
     _gradient("M42", "one branch detached", detached_branch, "cuEq#77"),
     _vacuous("M43", "output identically zero", zero, "cuEq#77"),

@@ -37,8 +37,8 @@ class Mutant:
         run: seed -> the check that tests it, for faults of the theorems and conventions.
         precedent: where it happened, or empty.
         control: True for a sound variant.
-        found_by: check that is expected to find it; for a control the checks that may report what it is (a control that
-            depends on the node index is not flagged for failing the permutation check).
+        found_by: check that is expected to find it.
+        may_report: checks that may say PRECISION of a control, because it does lose digits there.
         without: checks that do not apply, such as "node_permutation" for a declared index dependence.
     """
 
@@ -50,6 +50,7 @@ class Mutant:
     precedent: str = ""
     control: bool = False
     found_by: str = ""
+    may_report: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
 

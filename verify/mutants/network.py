@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from e3nn import o3
@@ -68,16 +69,17 @@ class Stage(nn.Module):
         return value if self.fault is None else self.fault(value, context)
 
 
-def columns(kind: str, irreps: o3.Irreps = HIDDEN) -> slice:
-    """Columns of the entry of one kind, such as ``columns("1o")``."""
+@cache
+def columns(kind: str) -> slice:
+    """Columns of the hidden entry of one kind, such as ``columns("1o")``."""
     ir = o3.Irrep(kind)
-    return next(s for s, entry in zip(irreps.slices(), irreps, strict=True) if entry.ir == ir)
+    return next(s for s, entry in zip(HIDDEN.slices(), HIDDEN, strict=True) if entry.ir == ir)
 
 
-def change(value: Tensor, kind: str, update: Callable[[Tensor], Tensor], irreps: o3.Irreps = HIDDEN) -> Tensor:
-    """Copy of the features with the entry of one kind, as (N, mul, 2l+1), replaced by its update."""
-    where = columns(kind, irreps)
-    part = value[:, where].unflatten(1, (-1, o3.Irrep(kind).dim))
+def change(value: Tensor, kind: str, update: Callable[[Tensor], Tensor]) -> Tensor:
+    """Copy of the hidden features with the entry of one kind, as (N, mul, 2l+1), replaced by its update."""
+    where = columns(kind)
+    part = value[:, where].unflatten(1, (-1, 2 * int(kind[0]) + 1))
     return torch.cat([value[:, : where.start], update(part).flatten(1), value[:, where.stop :]], dim=1)
 
 

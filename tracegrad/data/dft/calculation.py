@@ -28,7 +28,7 @@ from tracegrad.errors import DataError
 KS_PREFIX = "ks-KS_SPIN_1"
 S_PREFIX = "s-S_SPIN_1"
 CUBE_NAME = "v-v_hartree-1_0.cube"
-BOND_FRAME_TOLERANCE = 1e-6
+BOND_FRAME_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,8 @@ def check_orbitals(structure: Structure) -> None:
     if defect > BOND_FRAME_TOLERANCE:
         raise DataError(
             f"the overlaps of {structure.name!r} mix orbitals of different m about a bond by {defect:.1e} of the "
-            f"largest element, expected at most {BOND_FRAME_TOLERANCE:.0e}: this CP2K orders orbitals or images in another way"
+            f"largest element, expected at most {BOND_FRAME_TOLERANCE:.0e}: "
+            "this CP2K orders its orbitals or its periodic images in another way"
         )
 
 

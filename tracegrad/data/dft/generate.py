@@ -116,6 +116,8 @@ def generate(
     """
     if form not in FORMS:
         raise DataError(f"expected a form out of {', '.join(FORMS)}, found {form!r}")
+    if jobs < 1:
+        raise DataError(f"expected --jobs of at least 1, found {jobs}")
     program = find_cp2k()
     if any(request.system.spin_orbit for request in requests):
         import_pyscf()
@@ -137,9 +139,10 @@ def _outcomes(requests: Sequence[Request], out: Path, form: str, jobs: int, prog
             yield Outcome(request.name, "kept")
         else:
             waiting.append(request)
-    with ProcessPoolExecutor(
-        max_workers=max(1, jobs), mp_context=get_context("spawn"), initializer=_use_one_thread
-    ) as pool:
+    if jobs == 1:
+        yield from (make_one(request, out, form, program) for request in waiting)
+        return
+    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
         futures: list[Future[Outcome]] = [pool.submit(make_one, request, out, form, program) for request in waiting]
         try:
             for future in as_completed(futures):

@@ -137,14 +137,6 @@ def cell_height(system: System) -> float:
     return thickness(system) + VACUUM
 
 
-def primitive_cells(system: System, supercell: tuple[int, int] | None, twist: Twist | None) -> int:
-    """Return the number of primitive cells in the plane."""
-    if twist is not None:
-        return twist.cells
-    first, second = supercell or (system.supercell,) * 2
-    return first * second
-
-
 def k_mesh(
     system: System, supercell: tuple[int, int] | None = None, twist: Twist | None = None
 ) -> tuple[int, int, int]:

@@ -1,0 +1,199 @@
+"""``data check``: sound data pass, and every fault put into them is found; the orbital order is told from others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tracegrad.data import Blocks, Structure, load_dataset, write_deeph
+from tracegrad.data.check import DataCheck, StructureCheck, check_data, check_one
+from tracegrad.data.deeph import reorder_orbitals
+from tracegrad.data.diagnostics import bloch_sum, rotations_to_z
+from tracegrad.so3.conventions import CONVENTIONS, to_convention
+
+SAME = {"e3nn": "cp2k", "cp2k": "e3nn"}  # two names of one convention
+Maker = Callable[..., Structure]
+
+
+def checked(source: Path | str) -> DataCheck:
+    """Result of checking everything at a source."""
+    *_, result = check_data(source)
+    assert isinstance(result, DataCheck)
+    return result
+
+
+def changed(structure: Structure, label: str, change: Callable[[Blocks], Blocks]) -> Structure:
+    """The structure with one matrix changed."""
+    blocks = getattr(structure, label)
+    return Structure(**{**structure.fields(), label: change(blocks)})
+
+
+@pytest.fixture(scope="module")
+def molybdenite() -> Structure:
+    """A bundled MoS2 structure."""
+    return load_dataset("MM").test[0]
+
+
+@pytest.fixture(scope="module")
+def telluride() -> Structure:
+    """A bundled Bi2Te3 structure, spinful."""
+    return load_dataset("BT").test[0]
+
+
+@pytest.mark.parametrize("material", ["molybdenite", "telluride"])
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_the_orbital_order_is_recognised(material: str, convention: str, request: pytest.FixtureRequest) -> None:
+    sound = request.getfixturevalue(material)
+    result = check_one(reorder_orbitals(sound, convention, to_convention))  # a file in this order, read as if e3nn
+    right = convention in ("e3nn", "cp2k")
+    assert result.order in (convention, SAME.get(convention))
+    assert (result.order_defect < 1e-7) is right
+    assert any("orbital order" in fault for fault in result.faults) is not right
+
+
+@pytest.mark.parametrize("material", ["molybdenite", "telluride"])
+def test_a_legacy_folder_in_the_wrong_order_is_found(
+    material: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    sound = request.getfixturevalue(material)
+    write_deeph(sound, tmp_path / "right")
+    # Its writer turns e3nn into OpenMX order; fed with data already turned back once, it writes e3nn order.
+    write_deeph(reorder_orbitals(sound, "openmx", _inverse), tmp_path / "wrong")
+    assert checked(tmp_path / "right").passed
+    result = checked(tmp_path / "wrong").structures[0]
+    assert result.order in ("e3nn", "cp2k")
+    assert any("orbital order is not 'openmx'" in fault and "fits" in fault for fault in result.faults)
+
+
+def _inverse(*arguments: object, **options: object) -> object:
+    from tracegrad.so3.conventions import from_convention
+
+    return from_convention(*arguments, **options)  # type: ignore[arg-type, type-var]
+
+
+def _scaled(label: str, place: int, factor: complex) -> Callable[[Structure], Structure]:
+    def scale(blocks: Blocks) -> Blocks:
+        values = blocks.values.copy()
+        values[blocks.offsets[place] : blocks.offsets[place + 1]] *= factor
+        return blocks.with_values(values)
+
+    return lambda s: changed(s, label, scale)
+
+
+def _shift_zero(structure: Structure) -> Structure:
+    """H + 1.0·S: another zero of energy."""
+    assert structure.overlap is not None
+    assert structure.hamiltonian is not None
+    overlap = structure.overlap.values
+    return changed(structure, "hamiltonian", lambda h: h.with_values(h.values + 1.0 * overlap))
+
+
+def _one_way(structure: Structure) -> Structure:
+    """All pairs both ways but one."""
+    return changed(structure, "hamiltonian", lambda h: h.completed().select(np.arange(2 * h.n_edges - 20)))
+
+
+FAULTS: dict[str, tuple[Callable[[Structure], Structure], str]] = {
+    "NaN": (_scaled("hamiltonian", 7, np.nan), "NaN"),
+    "a pair twice": (
+        lambda s: changed(s, "overlap", lambda o: o.select(np.array([*range(o.n_edges), 3]))),
+        "stored twice",
+    ),
+    "near pairs missing": (
+        lambda s: changed(changed(s, "hamiltonian", _without_near), "overlap", _without_near),
+        "pairs within the cutoff have no block",
+    ),
+    "one direction missing": (_one_way, "lack the reversed pair"),
+    "overlap keys without Hamiltonian": (lambda s: changed(s, "hamiltonian", _without_near), "no Hamiltonian block"),
+    "overlap not positive": (_scaled("overlap", 0, -1.0), "not positive definite"),
+    "on-site block not Hermitian": (_scaled("hamiltonian", 0, np.exp(0.2j)), "real values|not Hermitian"),
+    "cell of another structure": (
+        lambda s: Structure(**{**s.fields(), "cell": s.cell * [[-1], [1], [1]]}),
+        "no known convention fits",
+    ),
+}
+
+
+def _without_near(blocks: Blocks) -> Blocks:
+    """Drop the shortest pairs between two atoms (the bundled pairs are sorted by shape, then by length)."""
+    off_site = np.flatnonzero((blocks.edge_index[0] != blocks.edge_index[1]))
+    return blocks.select(np.setdiff1d(np.arange(blocks.n_edges), off_site[:3]))
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_found(fault: str, molybdenite: Structure) -> None:
+    change, message = FAULTS[fault]
+    assert check_one(molybdenite).faults == ()
+    faults = " | ".join(check_one(change(molybdenite)).faults)
+    assert any(part in faults for part in message.split("|")), faults
+
+
+def test_broken_time_reversal_is_found(telluride: Structure) -> None:
+    assert check_one(telluride).time_reversal_eV == 0.0
+
+    def magnetise(blocks: Blocks) -> Blocks:
+        result = blocks.with_values(blocks.values.copy())
+        result.block(0)[0, 0] += 1e-3  # on site, spin up only
+        return result
+
+    result = check_one(changed(telluride, "hamiltonian", magnetise))
+    assert result.time_reversal_eV == pytest.approx(5e-4)
+    assert any("time reversal is broken" in fault for fault in result.faults)
+
+
+def test_another_zero_of_energy_is_found_in_the_set(tmp_path: Path, molybdenite: Structure) -> None:
+    dataset = load_dataset("MM")
+    for k, structure in enumerate((molybdenite, dataset.test[1], dataset.test[2])):
+        write_deeph(_shift_zero(structure) if k == 0 else structure, tmp_path / str(k), "new")
+    result = checked(tmp_path)
+    faulty = [s.name for s in result.structures if s.faults]
+    assert faulty == ["0"]
+    assert result.gauge_spread_eV["Mo"] > 0.3
+    (tmp_path / "0").rename(tmp_path / ".hidden")
+    assert checked(tmp_path).passed
+
+
+def test_an_unreadable_structure_is_reported_and_the_others_are_checked(tmp_path: Path, molybdenite: Structure) -> None:
+    for name in ("a", "b"):
+        write_deeph(molybdenite, tmp_path / name, "new")
+    with h5py.File(tmp_path / "a" / "overlap.h5", "a") as handle:
+        del handle["entries"]
+    result = checked(tmp_path)
+    assert not result.passed
+    assert {s.name: bool(s.faults) for s in result.structures} == {"a": True, "b": False}
+    assert any(s.faults and s.faults[0].startswith("unreadable") for s in result.structures)
+
+
+@pytest.mark.parametrize("key", ["BB", "MM"])
+def test_a_bundled_set_passes(key: str) -> None:
+    result = checked(key)
+    assert result.passed
+    assert all(isinstance(s, StructureCheck) and s.missing == s.nan == s.duplicates == 0 for s in result.structures)
+    assert min(s.smallest_eigenvalue for s in result.structures if s.smallest_eigenvalue is not None) > 1e-3
+
+
+def test_bond_frames_turn_the_bond_to_the_pole() -> None:
+    vectors = np.random.default_rng(0).normal(size=(20, 3))
+    vectors[0], vectors[1] = (0, 0, 2), (0, 0, -2)
+    rotations = rotations_to_z(vectors).numpy()
+    turned = np.einsum("eij,ej->ei", rotations, vectors)
+    np.testing.assert_allclose(turned[:, 2], np.linalg.norm(vectors, axis=1))
+    np.testing.assert_allclose(np.linalg.det(rotations), 1)
+
+
+def test_bloch_sums_equal_explicit_ones(make_structure: Maker) -> None:
+    structure = make_structure()
+    assert structure.overlap is not None
+    k = (0.1, -0.3, 0.7)
+    starts = [0, 5, 14, 19]
+    expected = np.zeros((19, 19), dtype=complex)
+    for (x, y, z, i, j), block in structure.overlap.completed().to_dict().items():
+        phase = np.exp(2j * np.pi * (k[0] * x + k[1] * y + k[2] * z))
+        expected[starts[i] : starts[i + 1], starts[j] : starts[j + 1]] += block * phase
+    found = bloch_sum(structure, structure.overlap.completed(), k)
+    np.testing.assert_allclose(found, expected, atol=1e-14)
+    np.testing.assert_allclose(found, found.conj().T, atol=1e-14)

@@ -1,0 +1,187 @@
+"""The compact form: exact up to the stated quantum, whole or not at all, and refused when damaged."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tracegrad.data import Blocks, Structure
+from tracegrad.data.bundle import bundle, verify_bundle
+from tracegrad.data.codec import pack
+from tracegrad.data.compact import HAMILTONIAN_QUANTUM, HARTREE_EV, OVERLAP_QUANTUM, open_compact, write_compact
+from tracegrad.errors import DataError
+
+Maker = Callable[..., Structure]
+SameBlocks = Callable[[Blocks | None, Blocks | None], bool]
+
+
+def largest_difference(first: Blocks | None, second: Blocks | None) -> float:
+    """Largest difference of two sets of blocks on the same pairs."""
+    assert first is not None
+    assert second is not None
+    ours, theirs = first.to_dict(), second.to_dict()
+    assert ours.keys() == theirs.keys()
+    return max(float(np.abs(ours[key] - theirs[key]).max()) for key in ours)
+
+
+@pytest.mark.parametrize("spinful", [False, True], ids=["spinless", "spinful"])
+def test_the_error_is_half_a_quantum_and_vanishes_the_second_time(
+    spinful: bool, tmp_path: Path, make_structure: Maker, same_blocks: SameBlocks
+) -> None:
+    made = make_structure(spinful=spinful)
+    write_compact(tmp_path / "a.h5", [("train", made)], {"key": "toy"})
+    found = open_compact(tmp_path / "a.h5").read("toy")
+    half = HAMILTONIAN_QUANTUM * HARTREE_EV / 2
+    # A spinful element holds H and W, or two W, in its real and imaginary part.
+    error = largest_difference(found.hamiltonian, made.hamiltonian)
+    assert 0.5 * half < error <= half * (np.sqrt(2) if spinful else 1) * (1 + 1e-6)
+    assert largest_difference(found.overlap, made.overlap) <= OVERLAP_QUANTUM / 2 * (1 + 1e-6)
+    write_compact(tmp_path / "b.h5", [("train", found)], {"key": "toy"})
+    again = open_compact(tmp_path / "b.h5").read("toy")
+    assert same_blocks(again.hamiltonian, found.hamiltonian)
+    assert same_blocks(again.overlap, found.overlap)
+    assert np.array_equal(again.positions, made.positions)
+    assert again.metadata["fermi_energy_eV"] == -1.25
+
+
+def test_a_complete_structure_is_stored_as_its_half(
+    tmp_path: Path, make_structure: Maker, same_blocks: SameBlocks
+) -> None:
+    made = make_structure()
+    assert made.hamiltonian is not None
+    complete = Structure(**{**made.fields(), "hamiltonian": made.hamiltonian.completed(), "name": "complete"})
+    write_compact(tmp_path / "a.h5", [("test", made), ("val", complete)])
+    contents = open_compact(tmp_path / "a.h5")
+    assert contents.subsets == {"train": (), "val": ("complete",), "test": ("toy",), "test_twisted": ()}
+    assert same_blocks(contents.read("complete").hamiltonian, contents.read("toy").hamiltonian)
+
+
+def test_an_overlap_on_other_pairs_or_alone_is_kept(tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure()
+    assert made.overlap is not None
+    fewer = Structure(**{**made.fields(), "overlap": made.overlap.select(np.arange(6)), "name": "fewer"})
+    alone = Structure(**{**made.fields(), "hamiltonian": None, "name": "alone"})
+    write_compact(tmp_path / "a.h5", [("test", fewer), ("test", alone)])
+    contents = open_compact(tmp_path / "a.h5")
+    assert largest_difference(contents.read("fewer").overlap, fewer.overlap) <= OVERLAP_QUANTUM
+    assert contents.read("alone").hamiltonian is None
+    assert largest_difference(contents.read("alone").overlap, made.overlap) <= OVERLAP_QUANTUM
+
+
+def test_the_plain_layout_is_read(tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure(spinful=False)
+    assert made.hamiltonian is not None
+    with h5py.File(tmp_path / "plain.h5", "w") as handle:
+        handle.attrs.update(orbitals='{"C": [0, 0, 1], "S": [0, 1, 2]}', spin_orbit=False, key="toy")
+        group = handle.create_group("structures/one")
+        group.attrs.update(split="val", fermi_energy_eV=-3.0)
+        for name in ("numbers", "positions", "cell"):
+            group[name] = getattr(made, name)
+        group["pairs"] = made.hamiltonian.keys().astype(np.int32)
+        group["hamiltonian"] = np.rint(made.hamiltonian.values / (1e-6 * HARTREE_EV)).astype(np.int32)
+    contents = open_compact(tmp_path / "plain.h5")
+    found = contents.read("one")
+    assert (contents.layout, contents.subsets["val"], found.metadata["fermi_energy_eV"]) == (1, ("one",), -3.0)
+    assert largest_difference(found.hamiltonian, made.hamiltonian) <= 0.5e-6 * HARTREE_EV * (1 + 1e-6)
+
+
+def test_structures_that_do_not_go_together_are_refused(tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure()
+    other = Structure(**{**made.fields(), "orbitals": {**made.orbitals, 6: (0, 1, 0)}, "name": "other"})
+    magnetic = make_structure(spinful=True)
+    assert magnetic.hamiltonian is not None
+    values = magnetic.hamiltonian.values.copy()
+    values[magnetic.hamiltonian.offsets[3]] += 0.5
+    magnetic = Structure(**{**magnetic.fields(), "hamiltonian": magnetic.hamiltonian.with_values(values)})
+    cases = {
+        "write them to two files": [("train", made), ("train", other)],
+        "spinful and spinless": [("train", made), ("train", make_structure(spinful=True, name="spin"))],
+        "expected a new name": [("train", made), ("val", made)],
+        "unknown subset 'tests'": [("tests", made)],
+        "breaks time reversal": [("train", magnetic)],
+    }
+    for message, structures in cases.items():
+        with pytest.raises(DataError, match=message):
+            write_compact(tmp_path / "a.h5", structures)
+        assert list(tmp_path.iterdir()) == []
+
+
+def _replace(name: str, content: object) -> Callable[[h5py.File], None]:
+    def change(handle: h5py.File) -> None:
+        group = handle["structures/toy"]
+        del group[name]
+        if content is not None:
+            group[name] = content
+
+    return change
+
+
+FAULTS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
+    "unknown subset": (lambda f: f["structures/toy"].attrs.update(split="extra"), "split 'extra' is none of"),
+    "unknown layout": (lambda f: f.attrs.update(layout=9), "layout 9 is unknown"),
+    "manifest that is no JSON": (lambda f: f.attrs.update(manifest="{"), "expected JSON text"),
+    "element without orbitals": (_replace("numbers", np.array([6, 8, 6])), "no orbitals for atomic number 8"),
+    "another number of atoms": (_replace("numbers", np.array([6, 16])), r"'positions' of shape \(2, 3\)"),
+    "matrix missing": (_replace("overlap", np.zeros(0)), "overlap: expected .* packed numbers|damaged"),
+    "stream of another length": (_replace("hamiltonian", pack(np.zeros(5, dtype=np.int32))), "packed numbers"),
+    "stream of text": (_replace("hamiltonian", np.frombuffer(b"some text", dtype=np.uint8)), "packed numbers|damaged compressed"),
+    "pairs missing": (_replace("pairs", None), "no numeric array 'pairs'"),
+    "count beyond reason": (lambda f: f["structures/toy"].attrs.update(n_pairs=10**12), "1000000000000 pairs for 3"),
+    "pairs of unknown atoms": (_replace("pairs", pack(np.full(45, 7, dtype=np.int32))), "names an atom outside"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_file_is_refused(fault: str, tmp_path: Path, make_structure: Maker) -> None:
+    change, message = FAULTS[fault]
+    path = tmp_path / "a.h5"
+    write_compact(path, [("train", make_structure())])
+    open_compact(path).read("toy")
+    with h5py.File(path, "a") as handle:
+        change(handle)
+    with pytest.raises(DataError, match=message) as error:
+        open_compact(path).read("toy")
+    assert str(path) in str(error.value)
+
+
+def test_missing_truncated_and_foreign_files_are_refused(
+    tmp_path: Path, make_structure: Maker, truncate: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "a.h5"
+    with pytest.raises(DataError, match="file not found"):
+        open_compact(path)
+    write_compact(path, [("train", make_structure())])
+    with pytest.raises(DataError, match="structure 'else': not in this file"):
+        open_compact(path).read("else")
+    truncate(path)
+    with pytest.raises(DataError, match="not a readable HDF5 file"):
+        open_compact(path)
+    with h5py.File(path, "w") as handle:
+        handle["x"] = 1
+    with pytest.raises(DataError, match="no compact file"):
+        open_compact(path)
+
+
+def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Maker) -> None:
+    facts = {"key": "toy", "engine": "none", "licence": "CC0-1.0"}
+    write_compact(tmp_path / "a.h5", [("train", make_structure())], facts)
+    write_compact(tmp_path / "b.h5", [("test_twisted", make_structure(name="more"))], facts)
+    (tmp_path / "out").mkdir()
+    path = bundle([tmp_path / "a.h5", tmp_path / "b.h5"], tmp_path / "out")
+    manifest = verify_bundle(path)
+    assert manifest["counts"] == {"train": 1, "val": 0, "test": 0, "test_twisted": 1}
+    assert "NOT the published database" in manifest["note"]
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(DataError, match=r"checksum .* differs"):
+        verify_bundle(path)
+    path.with_suffix(".json").write_text(json.dumps({}))
+    with pytest.raises(DataError, match="differs from the manifest's None"):
+        verify_bundle(path)
+    write_compact(tmp_path / "c.h5", [("test", make_structure(name="c"))], {"key": "another"})
+    with pytest.raises(DataError, match="not of one system"):
+        bundle([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "out")

@@ -1,0 +1,140 @@
+"""Datasets made of folders: the release's split, its hash, twisted structures, and split files that are wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tracegrad.data import Structure, load_dataset, write_deeph
+from tracegrad.data.folders import read_split, scan_folders, write_split
+from tracegrad.data.splits import release_split, split_sha256
+from tracegrad.errors import DataError
+
+Maker = Callable[..., Structure]
+
+
+@pytest.fixture
+def folder_of_ten(tmp_path: Path, make_structure: Maker) -> Path:
+    """Eight structures, and two twisted ones whose folders have the name of another."""
+    root = tmp_path / "set"
+    for k in range(8):
+        write_deeph(make_structure(seed=k), root / "bulk" / str(k))
+    for k in (0, 9):
+        write_deeph(make_structure(seed=20 + k), root / "Twisted_test" / str(k))
+    return root
+
+
+def test_the_release_rule_is_numpys_shuffle_with_seed_42() -> None:
+    names = [f"s{k:02d}" for k in range(10)]
+    # np.random.seed(42); np.random.shuffle(np.arange(10)) gives this order (numpy's documented legacy stream).
+    order = [8, 1, 5, 0, 7, 2, 9, 4, 3, 6]
+    split = release_split(names, (0.5, 0.2, 0.3), twisted=["t"])
+    assert split["train"] == tuple(names[k] for k in order[:5])
+    assert split["val"] == tuple(names[k] for k in order[5:7])
+    assert split["test"] == tuple(names[k] for k in order[7:])
+    assert split["test_twisted"] == ("t",)
+    assert release_split(names, (5, 2, 3)) == {**split, "test_twisted": ()}
+    assert release_split(names, (5, 2, 3), seed=43)["train"] != split["train"]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(450, (0.6, 0.2, 0.2)), (7, (0.6, 0.2, 0.2)), (7, (1, 2, 1))])
+def test_subsets_are_disjoint_and_of_the_stated_size(count: int, sizes: tuple[float, float, float]) -> None:
+    split = release_split([str(k) for k in range(count)], sizes)
+    chosen = [name for names in split.values() for name in names]
+    assert len(chosen) == len(set(chosen))
+    expected = [int(s * count) if sum(sizes) <= 1 + 1e-9 else int(s) for s in sizes]
+    assert [len(split[s]) for s in ("train", "val", "test")] == expected
+
+
+def test_more_structures_than_there_are_cannot_be_asked_for() -> None:
+    with pytest.raises(DataError, match=r"\[5, 3, 3\] needs 11 structures, found 10"):
+        release_split([str(k) for k in range(10)], (5, 3, 3))
+
+
+def test_the_hash_depends_on_the_members_only() -> None:
+    text = '{"train":["a","b"],"val":[],"test":["c"],"test_twisted":[]}'
+    expected = hashlib.sha256(text.encode()).hexdigest()
+    assert split_sha256({"train": ("b", "a"), "test": ("c",)}) == expected
+    assert split_sha256({"train": ("b", "c"), "test": ("a",)}) != expected
+
+
+def test_twisted_structures_are_only_tested(folder_of_ten: Path) -> None:
+    folders = scan_folders(folder_of_ten, "toy")
+    assert set(folders.split["test_twisted"]) == {"Twisted_test__0", "9"}
+    assert sorted(n for s in ("train", "val", "test") for n in folders.split[s]) == [*"1234567", "bulk__0"]
+    assert [len(folders.split[s]) for s in ("train", "val", "test")] == [4, 1, 3]
+
+
+def test_twisted_structures_of_a_published_set_are_known_by_their_size(tmp_path: Path, make_structure: Maker) -> None:
+    small = make_structure()
+    cut = np.array([0])
+    one = {label: getattr(small, label).select(cut) for label in ("hamiltonian", "overlap")}
+    atom = Structure(**{**small.fields(), "numbers": small.numbers[:1], "positions": small.positions[:1], **one})
+    for k in range(6):
+        write_deeph(make_structure(seed=k), tmp_path / f"bulk{k}")
+    for k in range(2):
+        write_deeph(atom, tmp_path / f"large{k}")
+    assert scan_folders(tmp_path, "BT").split["test_twisted"] == ("large0", "large1")  # BT has two
+    assert scan_folders(tmp_path, "BB").split["test_twisted"] == ()  # BB has four: no guess
+
+
+def test_a_folder_and_its_split_file_give_the_same_dataset(folder_of_ten: Path) -> None:
+    direct = load_dataset("toy", folder_of_ten)
+    path = write_split(scan_folders(folder_of_ten, "toy"))
+    by_file = load_dataset("toy", path)
+    assert path.name == "split.json"
+    assert by_file.split_sha256 == direct.split_sha256 == json.loads(path.read_text())["sha256"]
+    first = direct.test_twisted.names.index("Twisted_test__0")
+    assert direct.test_twisted[first].name == "Twisted_test__0"
+    assert direct.elements == ("C", "S")
+    assert load_dataset("toy", folder_of_ten).split_sha256 == direct.split_sha256
+
+
+def test_split_files_that_cannot_be_right_are_refused(folder_of_ten: Path) -> None:
+    path = write_split(scan_folders(folder_of_ten, "toy"))
+    sound = json.loads(path.read_text())
+    read_split(path)
+
+    def moved(content: dict[str, dict[str, dict[str, str]]]) -> None:
+        name, place = content["subsets"]["train"].popitem()
+        content["subsets"]["test"][name] = place
+
+    def outside(content: dict[str, dict[str, dict[str, str]]]) -> None:
+        content["subsets"]["train"] = dict.fromkeys(content["subsets"]["train"], "../elsewhere")
+
+    def missing(content: dict[str, dict[str, dict[str, str]]]) -> None:
+        content["subsets"]["train"] = dict.fromkeys(content["subsets"]["train"], "bulk/99")
+
+    for change, message in ((moved, "the file says"), (outside, "one inside the folder"), (missing, "is missing")):
+        content = json.loads(json.dumps(sound))
+        change(content)
+        path.write_text(json.dumps(content))
+        with pytest.raises(DataError, match=message):
+            load_dataset("toy", folder_of_ten)
+    path.write_text("{}")
+    with pytest.raises(DataError, match="no split file"):
+        load_dataset("toy", path)
+
+
+def test_structures_of_two_bases_or_spins_make_no_dataset(tmp_path: Path, make_structure: Maker) -> None:
+    write_deeph(make_structure(), tmp_path / "a")
+    write_deeph(make_structure(spinful=True), tmp_path / "b")
+    with pytest.raises(DataError, match="b is spinful, a is not"):
+        load_dataset("toy", tmp_path)
+    (tmp_path / "b" / "info.json").unlink()
+    (tmp_path / "b" / "orbital_types.dat").write_text("0 1 0\n0 1 2\n0 1 0\n")
+    with pytest.raises(DataError, match="one dataset needs one basis"):
+        load_dataset("toy", tmp_path)
+
+
+def test_sources_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match="not found; expected a compact"):
+        load_dataset("toy", tmp_path / "nowhere")
+    monkeypatch.setenv("TRACEGRAD_DATA", str(tmp_path))
+    with pytest.raises(DataError, match="fetch the published data first: tracegrad data fetch MG"):
+        load_dataset("MG", "published")

@@ -1,0 +1,143 @@
+"""Every fault of a structure is refused with what was found, and the sound structure is not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tracegrad.data import Blocks, Structure
+from tracegrad.data.structure import orbital_table, parse_orbitals
+from tracegrad.errors import DataError
+
+Change = Callable[[Structure], dict[str, object]]
+
+
+def _with_block(blocks: Blocks | None, key: tuple[int, ...], block: np.ndarray | None) -> Blocks:
+    assert blocks is not None
+    table = blocks.to_dict()
+    if block is None:
+        del table[key]
+    else:
+        table[key] = block
+    return Blocks.from_dict(table)
+
+
+def _with_value(blocks: Blocks | None, place: int, value: complex) -> Blocks:
+    assert blocks is not None
+    values = blocks.values.copy()
+    values[place] = value
+    return blocks.with_values(values)
+
+
+def _twice(blocks: Blocks | None) -> Blocks:
+    assert blocks is not None
+    return blocks.select(np.array([*range(blocks.n_edges), 4]))
+
+
+def _asymmetric(blocks: Blocks | None) -> Blocks:
+    assert blocks is not None
+    complete = blocks.completed()
+    return _with_value(complete, int(complete.offsets[complete.index((0, 0, 0, 1, 0))]), 7.0)
+
+
+FAULTS: dict[str, tuple[Change, str]] = {
+    "NaN in a block": (
+        lambda s: {"hamiltonian": _with_value(s.hamiltonian, -1, np.nan)},
+        r"hamiltonian: block \[0, 0, 1, 2, 2\] holds NaN",
+    ),
+    "infinite overlap": (lambda s: {"overlap": _with_value(s.overlap, 0, np.inf)}, r"overlap: block \[0, 0, 0, 0, 0\]"),
+    "wrong block shape": (
+        lambda s: {"hamiltonian": _with_block(s.hamiltonian, (0, 0, 0, 0, 1), np.zeros((5, 8)))},
+        r"block \[0, 0, 0, 0, 1\] should be \[5, 9\] .* found \[5, 8\]",
+    ),
+    "orbital list that does not fit": (
+        lambda s: {"orbitals": {6: (0, 0, 1), 16: (0, 1, 1)}},
+        r"should be \[7, 7\] .* found \[9, 9\]; check the orbital list",
+    ),
+    "orbitals of an element missing": (lambda s: {"orbitals": {6: (0, 0, 1)}}, "no orbitals for S; .* names C"),
+    "spin where there is none": (lambda s: {"spinful": True}, r"should be \[10, 10\] .*\(spinful\), found \[5, 5\]"),
+    "complex values without spin": (
+        lambda s: {"overlap": s.overlap and s.overlap.with_values(s.overlap.values * 1j)},
+        "expected real values",
+    ),
+    "unknown element": (lambda s: {"numbers": np.array([6, 200, 6])}, "atomic number 200; expected 1..118"),
+    "singular cell": (lambda s: {"cell": np.ones((3, 3))}, "linearly dependent"),
+    "NaN position": (lambda s: {"positions": s.positions * np.nan}, "positions holds NaN"),
+    "positions of another count": (lambda s: {"positions": s.positions[:2]}, r"\(3, 3\), found \(2, 3\)"),
+    "no atoms": (
+        lambda s: {"numbers": np.zeros(0, dtype=int), "positions": np.zeros((0, 3))},
+        "holds no atoms",
+    ),
+    "atom outside the structure": (
+        lambda s: {"hamiltonian": _with_block(s.hamiltonian, (0, 0, 0, 0, 3), np.zeros((5, 5)))},
+        r"key \[0, 0, 0, 0, 3\] names an atom outside 0..2",
+    ),
+    "pair stored twice": (lambda s: {"hamiltonian": _twice(s.hamiltonian)}, r"\[-1, 2, 0, 0, 1\] is stored twice"),
+    "on-site block missing": (
+        lambda s: {"overlap": _with_block(s.overlap, (0, 0, 0, 1, 1), None)},
+        "overlap: atom 1 .* no on-site block",
+    ),
+    "not Hermitian": (lambda s: {"hamiltonian": _asymmetric(s.hamiltonian)}, "not Hermitian, .* expected at most 1e-06"),
+    "overlap without Hamiltonian": (
+        lambda s: {"hamiltonian": _with_block(s.hamiltonian, (0, 1, 0, 1, 2), None)},
+        r"1 overlap pairs have no Hamiltonian block, e.g. \[0, 1, 0, 1, 2\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_is_refused_with_what_was_found(fault: str, make_structure: Callable[..., Structure]) -> None:
+    change, message = FAULTS[fault]
+    sound = make_structure()
+    broken = Structure(**{**sound.fields(), **change(sound)})
+    with pytest.raises(DataError, match=message) as error:
+        broken.validate("some/file.h5")
+    assert str(error.value).startswith("some/file.h5, structure 'toy'")
+
+
+@pytest.mark.parametrize("spinful", [False, True], ids=["spinless", "spinful"])
+@pytest.mark.parametrize("complete", [False, True], ids=["half", "complete"])
+def test_a_sound_structure_is_accepted(spinful: bool, complete: bool, make_structure: Callable[..., Structure]) -> None:
+    structure = make_structure(spinful=spinful)
+    if complete:
+        both = {label: getattr(structure, label).completed() for label in ("hamiltonian", "overlap")}
+        structure = Structure(**{**structure.fields(), **both})
+    assert structure.validate() is structure
+
+
+def test_a_negligible_overlap_block_may_lack_its_hamiltonian(make_structure: Callable[..., Structure]) -> None:
+    sound = make_structure()
+    overlap = _with_block(sound.overlap, (0, 1, 0, 1, 2), np.full((9, 5), 1e-7))
+    hamiltonian = _with_block(sound.hamiltonian, (0, 1, 0, 1, 2), None)
+    Structure(**{**sound.fields(), "overlap": overlap, "hamiltonian": hamiltonian}).validate()
+
+
+def test_edge_vectors_point_from_i_to_j_in_cell_r(make_structure: Callable[..., Structure]) -> None:
+    structure = make_structure()
+    assert structure.hamiltonian is not None
+    vectors = structure.edge_vectors(structure.hamiltonian)
+    for (x, y, z, i, j), found in zip(structure.hamiltonian.keys().tolist(), vectors, strict=True):
+        shift = x * structure.cell[0] + y * structure.cell[1] + z * structure.cell[2]
+        np.testing.assert_allclose(found, structure.positions[j] + shift - structure.positions[i], atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"Xx": [0]}, "unknown element 'Xx'"),
+        ({"C": "s2p1"}, "list of l"),
+        ({"C": [0, 9]}, "list of l"),
+        ({"C": [0.0]}, "list of l"),
+        ({"C": [True]}, "list of l"),
+    ],
+)
+def test_orbital_tables_that_cannot_be_right_are_refused(table: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        parse_orbitals(table, "info.json")
+
+
+def test_orbital_tables_survive_the_round_trip() -> None:
+    table = {"C": [0, 0, 1], "S": [0, 1, 2]}
+    assert orbital_table(parse_orbitals(table, "here")) == table

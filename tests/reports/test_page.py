@@ -1,0 +1,199 @@
+"""The page: self-contained, every number leads to its runs, and it shows in a browser."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reports.__main__ import main
+from reports.build import build
+from tracegrad.errors import DataError
+
+Make = Callable[..., dict[str, Any]]
+Write = Callable[..., Path]
+VOID = {"meta", "img", "br", "link", "input"}
+
+
+class Reader(HTMLParser):
+    """Collects what the tests ask about, and sees that every element is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.numbers: list[tuple[str, list[str]]] = []
+        self.images: list[str] = []
+        self.tags: list[str] = []
+        self.open: list[str] = []
+        self.preformatted: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        if "id" in given:
+            self.ids.append(given["id"])
+        self.links += [given[name] for name in ("href", "src", "action", "data") if name in given]
+        if given.get("class") == "number":
+            self.numbers.append((given["data-what"], given["data-runs"].split()))
+        if tag == "img":
+            self.images.append(given["alt"])
+        if tag == "pre":
+            self.preformatted.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "pre":
+            self.preformatted[-1] += data
+
+
+def read(folder: Path) -> Reader:
+    reader = Reader()
+    reader.feed((folder / "report.html").read_text(encoding="utf-8"))
+    return reader
+
+
+@pytest.fixture(scope="module")
+def built(fake_record: Make, write_into: Write, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small sweep with its reports: two seeds of the baseline, one of TraceGrad, on MG and BB."""
+    folder = write_into(
+        tmp_path_factory.mktemp("sweep"),
+        *(fake_record(dataset, seed=seed) for dataset in ("MG", "BB") for seed in (42, 43)),
+        *(fake_record(dataset, "DeepHE3+TraceGrad", scale=0.5) for dataset in ("MG", "BB")),
+    )
+    build(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(fake_record: Make, write_records: Write) -> Path:
+    """A sweep of two runs without figures besides the bars."""
+    return write_records(fake_record(lean=True), fake_record(setting="DeepHE3+TraceGrad", scale=0.5, lean=True))
+
+
+def test_the_page_needs_nothing_from_elsewhere(built: Path) -> None:
+    reader = read(built)
+    assert reader.links
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+    assert not {"link", "iframe", "object", "embed"} & set(reader.tags)
+    text = (built / "report.html").read_text(encoding="utf-8")
+    assert "@import" not in text
+    assert "url(" not in text
+
+
+def test_the_page_is_well_formed(built: Path) -> None:
+    reader = read(built)
+    assert (reader.wrong, reader.open) == ([], [])
+    assert len(reader.ids) == len(set(reader.ids))
+    assert all(link[1:] in reader.ids for link in reader.links if link.startswith("#"))
+
+
+def test_every_number_leads_to_the_runs_it_was_made_from(built: Path) -> None:
+    reader = read(built)
+    assert len(reader.numbers) == (2 + 4) * 3  # rows with runs times metrics
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((built / "runs").iterdir())]
+    for what, runs in reader.numbers:
+        for run in runs:
+            record = records[int(run.removeprefix("run-"))]
+            assert what.startswith(f"{record['setting']}, {record['dataset']} ")
+            assert f"seed {record['seed']}:" in what
+    embedded = [json.loads(text) for text in reader.preformatted]
+    assert [record for record in embedded if "metrics" in record] == records
+
+
+def test_all_figures_are_embedded(built: Path) -> None:
+    assert read(built).images == [f"{kind} {key}" for kind in ("blocks", "curves", "distance") for key in ("BB", "MG")]
+
+
+def test_text_of_records_cannot_become_markup(fake_record: Make, write_records: Write) -> None:
+    nasty = '</pre><script>alert("x")</script><img src=x>'
+    folder = write_records(fake_record(label=nasty, device=nasty, lean=True), fake_record(source=nasty, lean=True))
+    build(folder)
+    reader = read(folder)
+    assert reader.tags.count("script") == 1
+    assert (reader.wrong, reader.open) == ([], [])
+    assert all(link.startswith(("#", "data:image/")) for link in reader.links)
+
+
+def test_verification_environment_and_failures_are_shown(folder: Path) -> None:
+    check = {"name": "rotation", "verdict": "PASS", "error": 1e-15, "tolerance": 1e-13, "message": ""}
+    (folder / "verify.json").write_text(json.dumps({"target": "four settings", "verdict": "PASS", "checks": [check]}))
+    (folder / "sweep.json").write_text(json.dumps({"environment": {"cpu": "abacus"}, "failures": ["BB_x: broke"]}))
+    build(folder)
+    assert {"verification", "environment", "failures"} <= set(read(folder).ids)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert all(word in text for word in ("four settings: PASS", "rotation", "abacus", "BB_x: broke"))
+
+
+def test_sections_without_content_are_left_out(built: Path) -> None:
+    assert not {"verification", "environment", "failures", "bands"} & set(read(built).ids)
+
+
+def test_comparisons_have_figures_of_their_own(fake_record: Make, write_records: Write) -> None:
+    folder = write_records(fake_record(lean=True), fake_record(recipe="paper", lean=True))
+    build(folder)
+    names = {path.name for path in folder.glob("blocks_*.svg")}
+    assert names == {"blocks_MG_bundled_smoke_fast.svg", "blocks_MG_bundled_smoke_paper.svg"}
+
+
+def test_the_same_records_give_the_same_page(folder: Path) -> None:
+    pages = []
+    for _ in range(2):
+        build(folder)
+        pages.append((folder / "report.html").read_bytes())
+    assert pages[0] == pages[1]
+
+
+def test_the_command_prints_the_papers_values_apart(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(folder), "--out", str(tmp_path / "elsewhere")]) == 0
+    printed = capsys.readouterr().out
+    assert "PAPER, other data" in printed
+    line = next(line for line in printed.splitlines() if "MG" in line and "DeepHE3+TraceGrad" in line)
+    cells = [cell.strip() for cell in line.strip("│").split("│")]
+    assert cells[3] == "1.750 (-50.0 %)"
+    assert cells[7] == "0.175 (-30.3 %)"
+    assert (tmp_path / "elsewhere" / "report.html").is_file()
+
+
+def test_the_command_reports_bad_input_without_a_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.startswith("error: expected a folder of run records")
+
+
+def test_a_broken_side_file_is_named(folder: Path) -> None:
+    (folder / "verify.json").write_text("[1, 2]")
+    with pytest.raises(DataError, match=r"verify\.json: expected a JSON object, found list"):
+        build(folder)
+
+
+def browser() -> str | None:
+    """Path of a headless browser."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+@pytest.mark.skipif(browser() is None, reason="needs a headless browser (Debian package chromium)")
+@pytest.mark.parametrize("size", ["1280,1600", "400,1600"], ids=["desktop", "phone"])
+def test_the_page_shows_in_a_browser(built: Path, tmp_path: Path, size: str) -> None:
+    program, picture = browser(), tmp_path / "page.png"
+    assert program is not None
+    command = [program, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    address = (built / "report.html").as_uri()
+    shot = [*command, f"--window-size={size}", f"--screenshot={picture}", address]
+    subprocess.run(shot, check=True, capture_output=True, timeout=120)
+    assert picture.stat().st_size > 20_000  # an empty page of this size takes a tenth of that
+    dumped = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, timeout=120).stdout
+    assert b"MAE_all" in dumped

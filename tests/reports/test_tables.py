@@ -1,0 +1,269 @@
+"""Tables: who is compared with whom, where the challenging metrics are taken, what stays empty."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from reports.records import by_comparison, load_records, read_record
+from reports.render import error_text, latex, latex_escape, markdown, p_text, write_tables
+from reports.tables import PAPER, Row, Table, build_tables, read_published
+from tracegrad.errors import DataError
+
+Make = Callable[..., dict[str, Any]]
+Write = Callable[..., Path]
+
+
+def tables_of(folder: Path) -> list[Table]:
+    groups = by_comparison(load_records(folder / "runs"))
+    return [
+        table for comparison, members in groups.items() for table in build_tables(comparison, members, read_published())
+    ]
+
+
+def row_of(table: Table, dataset: str, subset: str, method: str) -> Row:
+    (row,) = [row for row in table.rows if (row.dataset, row.subset, row.method) == (dataset, subset, method)]
+    return row
+
+
+def test_challenging_metrics_are_taken_where_the_baseline_is_worst(fake_record: Make, write_records: Write) -> None:
+    baseline, other = fake_record(), fake_record(setting="DeepHE3+TraceGrad")
+    baseline["metrics"]["all"] |= {"per_structure": {"a": 1.0, "b": 5.0}, "mae_block": {"s1-s1": 7.0, "s1-p1": 3.0}}
+    other["metrics"]["all"] |= {"per_structure": {"a": 6.0, "b": 2.0}, "mae_block": {"s1-s1": 1.5, "s1-p1": 4.0}}
+    (table,) = tables_of(write_records(baseline, other))
+    cells = row_of(table, "MG", "all", "DeepHE3+TraceGrad").cells
+    assert cells["mae_cha_sample"].summary.values == (2.0,)  # not 6.0, its own worst, nor 999 of the record
+    assert cells["mae_cha_block"].summary.values == (1.5,)
+    assert cells["mae_cha_block"].change == pytest.approx(1.5 / 7.0 - 1)
+    assert row_of(table, "MG", "all", "DeepHE3").cells["mae_cha_sample"].summary.values == (5.0,)
+
+
+def test_each_seed_has_its_own_baseline(fake_record: Make, write_records: Write) -> None:
+    records = []
+    for seed, worst in ((42, "a"), (43, "b")):
+        base, other = fake_record(seed=seed), fake_record(setting="DeepHE3+Grad", seed=seed)
+        base["metrics"]["all"]["per_structure"] = {"a": 1.0, "b": 1.0, worst: 5.0}
+        other["metrics"]["all"]["per_structure"] = {"a": 2.0, "b": 4.0}
+        records += [base, other]
+    (table,) = tables_of(write_records(*records))
+    summary = row_of(table, "MG", "all", "DeepHE3+Grad").cells["mae_cha_sample"].summary
+    assert summary.values == (2.0, 4.0)
+    assert (summary.mean, summary.std) == pytest.approx((3.0, 2**0.5))
+
+
+def test_challenging_metrics_need_the_baseline_of_the_same_seed(fake_record: Make, write_records: Write) -> None:
+    (table,) = tables_of(write_records(fake_record(seed=42), fake_record(setting="DeepHE3+Grad", seed=43)))
+    cells = row_of(table, "MG", "all", "DeepHE3+Grad").cells
+    assert cells["mae_all"].summary is not None
+    assert cells["mae_cha_sample"].summary is None
+
+
+def test_rows_without_a_run_stay_and_are_empty(fake_record: Make, write_records: Write) -> None:
+    (table,) = tables_of(write_records(fake_record()))
+    assert [(row.dataset, row.method) for row in table.rows] == [
+        (dataset, method)
+        for dataset in ("MG", "MM")
+        for method in ("DeepHE3", "DeepHE3+Trace", "DeepHE3+Grad", "DeepHE3+TraceGrad")
+    ]
+    empty = row_of(table, "MM", "all", "DeepHE3+Trace")
+    assert empty.records == ()
+    assert empty.cells["mae_all"].summary is None
+    assert empty.cells["mae_all"].paper == 0.378
+    line = next(line for line in markdown(table).splitlines() if line.startswith("| MM | all | DeepHE3+Trace |"))
+    assert line.count("| – ") == 5
+    assert "not run" in line
+
+
+def test_both_subsets_of_a_bilayer_have_rows(fake_record: Make, write_records: Write) -> None:
+    record = fake_record("BT")
+    del record["metrics"]["t"]
+    (table,) = tables_of(write_records(record, fake_record("BB")))
+    assert table.layout.number == 2
+    assert row_of(table, "BB", "t", "DeepHE3").records
+    assert not row_of(table, "BT", "t", "DeepHE3").records
+    assert row_of(table, "BT", "t", "DeepHE3").cells["mae_all"].paper == 0.831
+
+
+def test_recipes_presets_and_sources_are_never_mixed(fake_record: Make, write_records: Write) -> None:
+    other = fake_record(scale=2.0, recipe="paper")
+    folder = write_records(fake_record(), other, fake_record(preset="bundled"), fake_record(source="published"))
+    tables = tables_of(folder)
+    assert len(tables) == 4
+    assert all(len(row_of(table, "MG", "all", "DeepHE3").records) == 1 for table in tables)
+    text = (write_tables(tables, folder)[0]).read_text(encoding="utf-8")
+    assert text.count("### Table 1") == 4
+
+
+def test_the_recipe_is_found_wherever_the_configuration_names_it(fake_record: Make, write_records: Write) -> None:
+    inner, outer = fake_record(), fake_record(seed=43)
+    del inner["recipe"], outer["recipe"]
+    inner["config"] = {"training": {"recipe": "paper"}}
+    outer["config"] = {"recipe": "fast", "training": {}}
+    records = load_records(write_records(inner, outer) / "runs")
+    assert [record.comparison.recipe for record in records] == ["paper", "fast"]
+
+
+def test_controls_are_extra_rows(fake_record: Make, write_records: Write) -> None:
+    control = fake_record(scale=0.5, label="DeepHE3 (equal time)")
+    (table,) = tables_of(write_records(fake_record(), control))
+    assert [row.method for row in table.rows if row.dataset == "MG"][-1] == "DeepHE3 (equal time)"
+    assert row_of(table, "MG", "all", "DeepHE3 (equal time)").cells["mae_all"].change == pytest.approx(-0.5)
+    assert len(row_of(table, "MG", "all", "DeepHE3").records) == 1  # control: it does not join the baseline's mean
+
+
+def test_table_3_compares_with_harmose_and_quotes_deeph_2(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record("MM", s, scale=k) for s, k in (("DeepHE3", 1), ("HarmoSE", 4), ("HarmoSE+TraceGrad", 3))]
+    first, third = tables_of(write_records(*records))
+    assert (first.layout.number, third.layout.number) == (1, 3)
+    assert [row.method for row in third.rows] == ["DeepH-2", "HarmoSE", "HarmoSE+TraceGrad"]
+    cells = row_of(third, "MM", "all", "HarmoSE+TraceGrad").cells
+    assert cells["mae_all"].change == pytest.approx(-0.25)
+    assert cells["mae_all"].paper_change == pytest.approx(0.178 / 0.233 - 1)
+    assert row_of(third, "MM", "all", "DeepH-2").cells["mae_cha_block"].paper is None
+
+
+def test_paired_tests_cover_all_pairs_and_adjust_for_their_number(fake_record: Make, write_records: Write) -> None:
+    settings = ("DeepHE3", "DeepHE3+Trace", "DeepHE3+TraceGrad")
+    records = [fake_record(setting=s, scale=k, seed=seed) for k, s in enumerate(settings, 1) for seed in (1, 2, 3)]
+    (table,) = tables_of(write_records(*records))
+    tests = table.tests["MG", "all"]
+    structures = [found for found in tests if found.test.over == "test structures"]
+    assert [(found.test.second, found.test.first) for found in structures] == [
+        (settings[0], settings[1]), (settings[0], settings[2]), (settings[1], settings[2])
+    ]  # fmt: skip
+    assert structures[0].test.n == 6
+    assert structures[0].test.mean_difference == pytest.approx(3.5)
+    assert all(found.p_wilcoxon == pytest.approx(3 * found.test.p_wilcoxon) for found in structures)
+    assert [found.test.n for found in tests if found.test.over == "seeds"] == [3, 3, 3]
+
+
+def test_two_seeds_are_too_few_for_a_test_over_seeds(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record(setting=s, seed=seed) for s in ("DeepHE3", "DeepHE3+Grad") for seed in (1, 2)]
+    (table,) = tables_of(write_records(*records))
+    assert {found.test.over for found in table.tests["MG", "all"]} == {"test structures"}
+
+
+def test_published_values_are_those_of_the_paper() -> None:
+    published = read_published()
+    assert len(published) == 43
+    assert published[1, "MG", "all", "DeepHE3+TraceGrad"] == {
+        "mae_all": 0.175, "mae_cha_sample": 0.257, "mae_cha_block": 0.228
+    }  # fmt: skip
+    assert published[2, "BT", "t", "DeepHE3"]["mae_cha_block"] == 4.572
+    assert published[3, "MM", "all", "DeepH-2"] == {"mae_all": 0.21}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"metrics": {"all": {"mae_all": 1.0}}}, "expected the field 'mae_block'"),
+        ({"seed": None}, "field of another type"),
+        ({"metrics": {"all": {"mae_all": float("nan"), "mae_block": {}}}}, "expected finite errors"),
+        ({"config": {"training": {}}, "recipe": ""}, "expected the field 'recipe'"),
+    ],
+    ids=["missing", "type", "nan", "recipe"],
+)
+def test_a_broken_record_is_rejected(
+    fake_record: Make, write_records: Write, change: dict[str, Any], message: str
+) -> None:
+    folder = write_records(fake_record() | change)
+    with pytest.raises(DataError, match=message):
+        read_record(folder / "runs" / "000.json")
+
+
+def test_a_truncated_record_is_rejected(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"dataset": "MG", ', encoding="utf-8")
+    with pytest.raises(DataError, match="expected a run record in JSON"):
+        read_record(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "empty"])
+def test_a_folder_without_records_is_rejected(tmp_path: Path, make: bool) -> None:
+    if make:
+        (tmp_path / "runs").mkdir()
+    with pytest.raises(DataError, match="nox -s reproduce"):
+        load_records(tmp_path / "runs")
+
+
+def test_runs_on_different_splits_are_not_compared(fake_record: Make, write_records: Write) -> None:
+    folder = write_records(fake_record(), fake_record(setting="DeepHE3+Grad", split_sha256="e" * 64))
+    with pytest.raises(DataError, match="different splits of MG"):
+        tables_of(folder)
+
+
+def test_two_records_of_one_run_are_rejected(fake_record: Make, write_records: Write) -> None:
+    folder = write_records(fake_record(), fake_record(scale=2.0))
+    with pytest.raises(DataError, match="both describe DeepHE3 on MG, seed 42"):
+        load_records(folder / "runs")
+
+
+def test_a_structure_that_only_the_baseline_was_tested_on_is_rejected(fake_record: Make, write_records: Write) -> None:
+    other = fake_record(setting="DeepHE3+Grad")
+    other["metrics"]["all"]["per_structure"] = {"another": 1.0}
+    with pytest.raises(DataError, match="was not tested on"):
+        tables_of(write_records(fake_record(), other))
+
+
+def test_all_three_forms_hold_the_same_numbers(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record(seed=seed, scale=scale) for seed, scale in ((42, 1.0), (43, 1.5))]
+    folder = write_records(*records, fake_record(setting="DeepHE3+TraceGrad"))
+    written = {path.name: path for path in write_tables(tables_of(folder), folder)}
+    assert set(written) == {"table1.md", "table1.csv", "table1.tex", "table1_tests.csv"}
+    frame = pd.read_csv(written["table1.csv"]).set_index(["dataset", "method"])
+    line = frame.loc[("MG", "DeepHE3")]
+    assert line["mae_all_mean_mev"] == pytest.approx(3.5 * 1.25)
+    assert line["mae_all_std_mev"] == pytest.approx(3.5 * 0.5 / 2**0.5)
+    assert line["mae_all_paper_other_data_mev"] == 0.251
+    assert pd.isna(frame.loc[("MM", "DeepHE3")]["mae_all_mean_mev"])
+    assert "| 4.375 ± 1.237 |" in written["table1.md"].read_text(encoding="utf-8")
+    assert r"4.375 $\pm$ 1.237" in written["table1.tex"].read_text(encoding="utf-8")
+
+
+def test_ours_and_the_papers_values_have_columns_of_their_own(fake_record: Make, write_records: Write) -> None:
+    (table,) = tables_of(write_records(fake_record()))
+    lines = markdown(table).splitlines()
+    head = next(line for line in lines if line.startswith("| data")).strip("| ").split(" | ")
+    body = next(line for line in lines if line.startswith("| MG | all | DeepHE3 |")).strip("| ").split(" | ")
+    assert body[head.index("MAE_all")] == "3.500"
+    assert body[head.index(f"{PAPER}: MAE_all")] == "0.251"
+
+
+def test_latex_is_well_formed(fake_record: Make, write_records: Write) -> None:
+    tables = tables_of(write_records(fake_record(source="/data_1/50%&co"), fake_record("BB", source="/data_1/50%&co")))
+    for table in tables:
+        text = latex(table)
+        rows = [line for line in text.splitlines() if line.endswith(r" \\")]
+        assert len(rows) == len(table.rows) + 2
+        assert all(row.count(" & ") == 8 for row in rows[1:])
+        assert text.count(r"\begin{") == text.count(r"\end{") == 2
+        assert text.count("{") == text.count("}")
+        assert text.count(r"\midrule") == len(table.layout.columns)
+        assert r"/data\_1/50\%\&co" in text
+
+
+def test_latex_escapes_every_special_character() -> None:
+    assert latex_escape("a_b & 5 % {x} #1 $ ~ ^ \\") == (
+        r"a\_b \& 5 \% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0.2514, "0.251"), (12.345, "12.35"), (123.45, "123.5")], ids=str
+)
+def test_errors_have_the_digits_of_the_paper(value: float | None, text: str) -> None:
+    assert error_text(value) == text
+
+
+def test_small_p_values_are_not_printed_as_zero() -> None:
+    assert (p_text(1e-9), p_text(0.0312), p_text(None)) == ("< 0.0001", "0.031", "–")
+
+
+def test_records_survive_the_way_through_json(fake_record: Make, write_records: Write) -> None:
+    record = fake_record()
+    (read,) = load_records(write_records(record) / "runs")
+    assert read.raw == json.loads(json.dumps(record))

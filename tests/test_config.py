@@ -1,0 +1,201 @@
+"""Configurations: the order of precedence, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tracegrad.config import (
+    PRESETS,
+    RECIPES,
+    SETTINGS,
+    Config,
+    config_from_dict,
+    load_config,
+    merge,
+    option_rows,
+    read_preset,
+    read_yaml,
+)
+from tracegrad.config.load import MAX_FILE_BYTES, PRESET_FOLDER
+from tracegrad.errors import ConfigError
+
+KEYS = ("MG", "MM", "BG", "BB", "BT", "BS")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return the path of a configuration file of one's own."""
+    return tmp_path / "my.yaml"
+
+
+def test_presets_are_valid_for_every_database_and_setting() -> None:
+    for preset in PRESETS:
+        for key in KEYS:
+            for setting in SETTINGS:
+                config = load_config(preset=preset, dataset=key, setting=setting)
+                assert (config.preset, config.data.dataset, config.model.setting) == (preset, key, setting)
+
+
+def test_published_preset_has_the_numbers_of_the_paper() -> None:
+    # method.md §9, written here a second time
+    table = {
+        "MG": (0.003, 700, 300, 2400),
+        "MM": (0.005, 1200, 200, 2202),
+        "BG": (0.003, 1000, 400, 1895),
+        "BB": (0.005, 1200, 200, 1825),
+        "BS": (0.005, 800, 100, 1502),
+    }
+    for key, numbers in table.items():
+        training = load_config(preset="published", dataset=key).training
+        assert (training.learning_rate, training.start, training.interval, training.epochs) == numbers
+        assert (training.schedule, training.batch_size, training.optimizer) == ("slippery_slope", 1, "adam")
+    special = load_config(preset="published", dataset="BT")
+    assert (special.training.schedule, special.training.patience, special.training.cooldown) == ("plateau", 180, 40)
+    assert (special.training.learning_rate, special.training.batch_size, special.model.r_max) == (0.004, 2, 9.0)
+    assert special.training.epochs == 2520
+    assert "5o" not in special.model.hidden_irreps
+
+
+def test_every_line_of_a_preset_that_sets_a_number_is_known_and_the_first_line_says_why() -> None:
+    for path in [*PRESET_FOLDER.glob("*.yaml"), *PRESET_FOLDER.glob("recipes/*.yaml")]:
+        assert path.read_text(encoding="utf-8").startswith("# ")
+    assert {path.stem for path in PRESET_FOLDER.glob("*.yaml")} == set(PRESETS)
+    assert {path.stem for path in PRESET_FOLDER.glob("recipes/*.yaml")} == set(RECIPES)
+
+
+def test_settings_of_a_table_differ_in_nothing_but_the_setting() -> None:
+    for preset in PRESETS:
+        for key in KEYS:
+            dicts = [load_config(preset=preset, dataset=key, setting=s).to_dict() for s in SETTINGS[:4]]
+            for content in dicts:
+                content["model"]["setting"] = ""
+            assert all(content == dicts[0] for content in dicts)
+
+
+def test_round_trip_through_yaml(file: Path) -> None:
+    config = load_config(preset="bundled", dataset="BT", overrides=["learning_rate=1e-4", "loggers=[]"])
+    file.write_text(config.to_yaml(), encoding="utf-8")
+    assert config_from_dict(read_yaml(file)) == config
+    assert load_config(file) == config
+    changed = load_config(file, overrides=["learning_rate=2e-4"])
+    assert changed != config
+
+
+def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides(file: Path) -> None:
+    file.write_text(
+        "recipe: fast\ntraining: {epochs: 7, learning_rate: 1e-2, clip: 1}\n"
+        "datasets: {BB: {training: {learning_rate: 2e-2, clip: 2}, settings: {DeepHE3: {training: {clip: 5}}}}}\n"
+        "settings: {DeepHE3: {training: {clip: 3}}}\n",
+        encoding="utf-8",
+    )
+    plain = load_config(file, dataset="MG", setting="DeepHE3+Grad").training
+    assert (plain.learning_rate, plain.clip, plain.schedule) == (0.01, 1.0, "cosine")
+    assert load_config(file, dataset="BB", setting="DeepHE3+Grad").training.clip == 2.0
+    assert load_config(file, dataset="MG", setting="DeepHE3").training.clip == 3.0
+    assert load_config(file, dataset="BB", setting="DeepHE3", overrides=["clip=4"]).training.clip == 4.0
+    assert load_config(file, overrides=["recipe=paper"]).training.schedule == "slippery_slope"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learnin_rate=1", r"unknown key 'learnin_rate'. Did you mean 'learning_rate'"),
+        ("model.hiden_irreps=1x0e", r"Did you mean 'model.hidden_irreps'"),
+        ("epochs", "expected key=value"),
+        ("epochs=1.5", "training.epochs: expected int, found float"),
+        ("epochs=-1", "training.epochs: expected a number at least 0"),
+        ("epochs=true", "training.epochs: expected int, found bool"),
+        ("learning_rate=fast", "training.learning_rate: expected finite number"),
+        ("learning_rate=.nan", "training.learning_rate: expected finite number"),
+        ("schedule=cosin", "training.schedule: unknown value 'cosin'. Did you mean 'cosine'"),
+        ("setting=DeepHE3+tracegrad", r"Did you mean 'DeepHE3\+TraceGrad'"),
+        ("recipe=paperr", "Did you mean 'paper'"),
+        ("hermitian=1", "model.hermitian: expected bool, found int"),
+        ("loggers=tensorboard", "training.loggers: expected list, found str"),
+        ("loggers=[tensorbord]", "Did you mean 'tensorboard'"),
+        ("weight_decay=0.1", "needs training.optimizer 'adamw'"),
+        ("epochs=0", "no budget"),
+        ("epochs=[", "cannot read the value"),
+    ],
+)
+def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(preset="bundled", overrides=[override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("training: {epochs: 1, learnig_rate: 1}", "unknown key 'training.learnig_rate'. Did you mean 'learning_rate'"),
+        ("trainin: {epochs: 1}", "unknown key 'trainin'. Did you mean 'training'"),
+        ("training: 3", "training.: expected a mapping, found int"),
+        ("- 1\n- 2", "expected a mapping of keys to values, found list"),
+        ("a: [1", "expected YAML"),
+        ("a: !!python/object/apply:os.system [echo]", "expected YAML"),
+        ("settings: {DeepE3: {}}", "settings: unknown 'DeepE3'. Did you mean 'DeepHE3'"),
+        ("datasets: [1]", "datasets: expected a mapping"),
+        ("datasets: &a {MG: {datasets: *a}}", "endless nesting"),
+        ("training: {epochs: 1}\nmodel: {trace_of_residual: true}\nrecipe: paper", "needs model.reference true"),
+        ("3: 4", "unknown key '3'"),
+    ],
+)
+def test_wrong_files_are_refused_by_name(file: Path, text: str, message: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message) as error:
+        load_config(file)
+    assert "my.yaml" in str(error.value)
+    assert len(str(error.value)) < 2000
+
+
+def test_unreadable_files_are_refused(file: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(ConfigError, match="cannot be read"):
+            load_config(path)
+    file.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(file)
+    file.write_text("#" * (MAX_FILE_BYTES + 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match="at most"):
+        load_config(file)
+    with pytest.raises(ConfigError, match="both"):
+        load_config(file, preset="smoke")
+    with pytest.raises(ConfigError, match="Did you mean 'smoke'"):
+        read_preset("smok")
+
+
+@given(st.recursive(st.none() | st.integers() | st.floats() | st.text(max_size=5), lambda c: st.dictionaries(
+    st.sampled_from(["data", "model", "training", "epochs", "settings", "datasets", "MG", "DeepHE3"]) | st.text(max_size=4), c
+)))  # fmt: skip
+def test_any_mapping_is_a_configuration_or_a_named_error(content: object) -> None:
+    if isinstance(content, dict):
+        try:
+            config_from_dict(content)
+        except ConfigError as error:
+            assert len(str(error)) < 3000
+
+
+def test_merge_leaves_its_arguments_alone() -> None:
+    base, extra = {"a": {"b": 1}}, {"a": {"c": 2}}
+    assert merge(base, extra) == {"a": {"b": 1, "c": 2}}
+    assert (base, extra) == ({"a": {"b": 1}}, {"a": {"c": 2}})
+
+
+def test_every_option_has_a_meaning() -> None:
+    rows = option_rows()
+    assert len(rows) > 50
+    assert all(meaning.endswith((".", ":")) and len(meaning) > 10 for _, _, _, meaning in rows)
+    defaults = Config().to_dict()
+    for key, _, default, _ in rows:
+        section, _, name = key.rpartition(".")
+        value = defaults[section][name] if section else defaults[name]
+        assert value == (list(default) if isinstance(default, tuple) else default)
+
+
+def test_settings_are_those_that_can_be_built() -> None:
+    from tracegrad.model.build import SETTINGS as buildable
+
+    assert set(buildable) <= set(SETTINGS)

@@ -1,0 +1,259 @@
+"""Whole runs of a tiny network: same bits for the same seed, and for a resumed run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tracegrad.config import Config
+from tracegrad.data import Dataset
+from tracegrad.errors import ConfigError, DataError
+from tracegrad.evaluation import run_and_record
+from tracegrad.training import load_checkpoint, train
+from tracegrad.training.callbacks import Supervisor
+from tracegrad.training.checkpoint import read_tensors
+from tracegrad.training.folder import open_run_folder
+from tracegrad.training.resume import ResumeState
+from tracegrad.training.run import Interrupted
+
+Tiny = Callable[..., Config]
+SETTINGS = ("DeepHE3", "DeepHE3+Trace", "DeepHE3+Grad", "DeepHE3+TraceGrad")
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a final checkpoint."""
+    return dict(read_tensors(path)["state_dict"])
+
+
+def differing(first: Path, second: Path) -> list[str]:
+    """Return the names of the tensors that are not equal bit for bit."""
+    a, b = weights(first), weights(second)
+    assert a.keys() == b.keys()
+    return [name for name in a if not torch.equal(a[name], b[name])]
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Let the process end after a step, once the state has been written, without any goodbye."""
+    original = ResumeState.on_train_batch_end
+
+    def end(self: ResumeState, trainer, *rest: object) -> None:  # type: ignore[no-untyped-def]
+        original(self, trainer, *rest)
+        if trainer.global_step == step:
+            raise Killed
+
+    monkeypatch.setattr(ResumeState, "on_train_batch_end", end)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_every_setting_trains_and_leaves_its_files(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, setting: str
+) -> None:
+    config = tiny(model={"setting": setting}, training={"epochs": 8, "learning_rate": 0.02})
+    record = run_and_record(config, tmp_path / "run", quiet=True, dataset=dataset)
+    assert record == json.loads((tmp_path / "run" / "run.json").read_text())
+    assert set(record) >= {"dataset", "setting", "seed", "source", "preset", "metrics", "parameters", "train_seconds"}
+    assert set(record) >= {"epochs", "git_commit", "split_sha256", "config", "versions", "device", "recipe"}
+    assert (record["dataset"], record["setting"], record["seed"]) == ("BG", setting, 42)
+    assert (record["epochs"], record["steps"]) == (8.0, 32)
+    assert record["split_sha256"] == dataset.split_sha256
+    assert set(record["metrics"]) == {"nt", "t"}
+    assert set(record["metrics"]["nt"]["mae_block"]) == {"s1-s1", "s1-p1", "p1-s1", "p1-p1"}
+    assert set(record["metrics"]["nt"]["per_structure"]) == {"test_0", "test_1"}
+    history = (tmp_path / "run" / "history.csv").read_text().splitlines()
+    losses = [float(line.split(",")[6]) for line in history[1:] if line.split(",")[6]]
+    assert len(losses) == 8
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_same_seed_same_bits_and_another_seed_other_bits(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    first = train(tiny(), tmp_path / "a", quiet=True, dataset=dataset)
+    torch.manual_seed(99)  # what ran before must not matter
+    second = train(tiny(), tmp_path / "b", quiet=True, dataset=dataset)
+    other = train(tiny(training={"seed": 1}), tmp_path / "c", quiet=True, dataset=dataset)
+    assert differing(first, second) == []
+    assert differing(first, other) != []
+
+
+# 4 steps per epoch, 3 epochs: inside an epoch, at its end before and after a validation, and after the last step
+@pytest.mark.parametrize("step", [1, 4, 6, 8, 11, 12])
+def test_resumed_run_equals_the_uninterrupted_one(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    config = tiny(training={"checkpoint_seconds": 0.0, "ema_decay": 0.9, "select": "last", "batch_size": 1})
+    whole = train(config, tmp_path / "whole", quiet=True, dataset=dataset)
+    with monkeypatch.context() as patch:
+        kill_after(patch, step)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", quiet=True, dataset=dataset)
+    assert not (tmp_path / "parts" / "final.ckpt").exists()
+    resumed = train(config, tmp_path / "parts", resume=True, quiet=True, dataset=dataset)
+    assert differing(whole, resumed) == []
+    steps = [int(line.split(",")[0]) for line in (tmp_path / "parts" / "history.csv").read_text().splitlines()[1:]]
+    assert steps == list(range(1, 13))
+
+
+@pytest.mark.parametrize(
+    ("owner", "method"),
+    [(Supervisor, "load_state_dict"), (torch.optim.Adam, "load_state_dict")],
+    ids=["mean of the weights", "optimiser"],
+)
+def test_a_resumed_run_differs_where_a_state_is_lost(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type, method: str
+) -> None:
+    config = tiny(training={"checkpoint_seconds": 0.0, "ema_decay": 0.9, "select": "last"})
+    whole = train(config, tmp_path / "whole", quiet=True, dataset=dataset)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 6)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", quiet=True, dataset=dataset)
+    monkeypatch.setattr(owner, method, lambda self, state: None)
+    resumed = train(config, tmp_path / "parts", resume=True, quiet=True, dataset=dataset)
+    assert differing(whole, resumed) != []
+
+
+def test_resuming_without_a_state_starts_from_the_beginning(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    whole = train(tiny(), tmp_path / "whole", quiet=True, dataset=dataset)
+    with pytest.raises(Killed), open_run_folder(tmp_path / "empty", tiny(), resume=False):
+        raise Killed
+    resumed = train(tiny(), tmp_path / "empty", resume=True, quiet=True, dataset=dataset)
+    assert differing(whole, resumed) == []
+
+
+def test_a_complete_run_is_not_repeated(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    first = run_and_record(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
+    modified = (tmp_path / "run" / "final.ckpt").stat().st_mtime_ns
+    assert run_and_record(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset) == first
+    assert (tmp_path / "run" / "final.ckpt").stat().st_mtime_ns == modified
+    (tmp_path / "run" / "run.json").unlink()  # killed between the two files
+    again = run_and_record(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    assert again["metrics"] == first["metrics"]
+
+
+def test_a_folder_that_holds_something_else_is_refused(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    train(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "run").iterdir())
+    with pytest.raises(ConfigError, match="holds another run; continue it with --resume"):
+        train(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
+    with pytest.raises(ConfigError, match=r"another configuration \(training.learning_rate: 0.01 -> 0.02\)"):
+        other = tiny(training={"learning_rate": 0.02})
+        train(other, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "run").iterdir()) == before
+    (tmp_path / "stuff").mkdir()
+    (tmp_path / "stuff" / "thesis.tex").touch()
+    with pytest.raises(ConfigError, match=r"expected an empty folder or a run, found thesis.tex"):
+        train(tiny(), tmp_path / "stuff", quiet=True, dataset=dataset)
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be written to"):
+        train(tiny(), tmp_path / "file", quiet=True, dataset=dataset)
+
+
+def test_two_runs_in_one_folder_are_refused(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    with open_run_folder(tmp_path / "run", tiny(), resume=False):
+        with pytest.raises(DataError, match="another process trains in this folder"):
+            train(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    train(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)  # the lock is gone with the first
+
+
+def test_changes_that_do_not_matter_may_be_made_on_resume(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    train(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
+    config = tiny(training={"checkpoint_seconds": 5.0})
+    train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+
+
+def test_first_signal_saves_and_stops(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(tiny(), tmp_path / "whole", quiet=True, dataset=dataset)
+    original = Supervisor.on_train_batch_end
+
+    def interrupt(self: Supervisor, trainer, *rest: object) -> None:  # type: ignore[no-untyped-def]
+        original(self, trainer, *rest)
+        if trainer.global_step == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "on_train_batch_end", interrupt)
+        with pytest.raises(Interrupted, match="stopped after step 5; continue with --resume"):
+            train(tiny(), tmp_path / "parts", quiet=True, dataset=dataset)
+    assert signal.getsignal(signal.SIGTERM) == before
+    resumed = train(tiny(), tmp_path / "parts", resume=True, quiet=True, dataset=dataset)
+    assert differing(whole, resumed) == []
+
+
+def test_batches_are_the_same_for_every_setting(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, list[str]] = {}
+    original = Supervisor.on_train_batch_start
+
+    def note(self: Supervisor, trainer, module, batch, index: int) -> None:  # type: ignore[no-untyped-def]
+        seen.setdefault(setting, []).extend(batch.names)
+        original(self, trainer, module, batch, index)
+
+    monkeypatch.setattr(Supervisor, "on_train_batch_start", note)
+    for setting in SETTINGS:
+        train(tiny(model={"setting": setting}), tmp_path / setting, quiet=True, dataset=dataset)
+    assert len(seen[SETTINGS[0]]) == 12
+    assert all(names == seen[SETTINGS[0]] for names in seen.values())
+
+
+def test_time_budget_ends_a_run(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny(training={"epochs": 0, "max_seconds": 0.5})
+    started = time.monotonic()
+    record = run_and_record(config, tmp_path / "run", quiet=True, dataset=dataset)
+    assert 0.5 <= record["train_seconds"] < 5.0
+    assert time.monotonic() - started < 30.0
+    assert record["steps"] > 3
+
+
+def test_not_hermitian_network_trains_on_both_directions(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    config = tiny(model={"hermitian": False}, training={"epochs": 8, "learning_rate": 0.02})
+    run_and_record(config, tmp_path / "run", quiet=True, dataset=dataset)
+    rows = [line.split(",") for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]]
+    losses = [float(row[6]) for row in rows if row[6]]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_float32_and_batches(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    path = train(tiny(training={"dtype": "float32", "batch_size": 3}), tmp_path / "run", quiet=True, dataset=dataset)
+    model, config, rest = load_checkpoint(path)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert (config.training.batch_size, rest["info"]["steps"]) == (3, 6)
+
+
+@pytest.mark.slow
+def test_run_killed_with_signal_9_is_resumed_bit_for_bit(tiny: Tiny, data_file: Path, tmp_path: Path) -> None:
+    config = tiny(
+        data={"source": str(data_file)},
+        training={"checkpoint_seconds": 0.0, "epochs": 40, "select": "last", "ema_decay": 0.9},
+    )
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "tracegrad", "train", "--quiet", "--resume", "--config"]
+    command += [str(tmp_path / "config.yaml"), "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, env=environment)
+    state = tmp_path / "parts" / "last.ckpt"
+    for _ in range(2):
+        process = subprocess.Popen([*command, str(tmp_path / "parts")], env=environment)
+        before = state.stat().st_mtime_ns if state.exists() else 0
+        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == before):
+            time.sleep(0.01)
+        time.sleep(0.1)
+        process.kill()
+        process.wait()
+    subprocess.run([*command, str(tmp_path / "parts")], check=True, env=environment)
+    assert differing(tmp_path / "whole" / "final.ckpt", tmp_path / "parts" / "final.ckpt") == []

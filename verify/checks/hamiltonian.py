@@ -1,0 +1,67 @@
+"""Symmetries of a predicted Hamiltonian: H(j, i, -R) = H(i, j, R)^+, and time reversal of non-magnetic spinful blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..context import Context, NotApplicable
+from ..graph_subject import GraphSubject
+from ..result import CheckResult, Verdict
+from ..subject import quiet
+from ..tolerances import verdict_of
+
+Blocks = Mapping[tuple[int, ...], np.ndarray]
+
+
+def _blocks(context: Context) -> Blocks:
+    subject = context.subject
+    if not isinstance(subject, GraphSubject):
+        raise NotApplicable("not a graph model")
+    with quiet(subject.dtype):
+        found = subject.adapter.blocks(subject.model, context.states[0].graph)
+    if not found:
+        raise NotApplicable("the outputs are not Hamiltonian blocks")
+    return found
+
+
+def _result(context: Context, name: str, errors: dict[str, float], message: str) -> CheckResult:
+    error = max(errors.values(), default=0.0)
+    if not np.isfinite(error):
+        error = float("inf")
+    jitter = max(float(np.max(j.relative, initial=0.0)) for j in context.jitter)
+    tolerance = context.tol if context.tol is not None else max(context.static, min(25 * jitter, 1e-10))
+    verdict = verdict_of(error, tolerance, context.subject.dtype)
+    worst = max(errors, key=lambda k: errors[k], default="")
+    text = "" if verdict is Verdict.PASS else f"{message}, worst at {worst}"
+    return CheckResult(name, verdict, error, tolerance, text, len(errors), details={"worst": worst})
+
+
+def hermiticity(context: Context) -> CheckResult:
+    """max |H(j, i, -R) - H(i, j, R)^+| over the RMS of all blocks; every block needs its partner."""
+    blocks = _blocks(context)
+    scale = float(np.sqrt(np.mean(np.concatenate([np.abs(b).ravel() ** 2 for b in blocks.values()]))))
+    errors: dict[str, float] = {}
+    for (rx, ry, rz, i, j), block in blocks.items():
+        partner = blocks.get((-rx, -ry, -rz, j, i))
+        gap = np.inf if partner is None else float(np.max(np.abs(partner - block.conj().T), initial=0.0))
+        errors[str((rx, ry, rz, i, j))] = gap / scale if scale > 0 else gap
+    return _result(context, "hermiticity", errors, "H(j,i,-R) is not the conjugate transpose of H(i,j,R)")
+
+
+def time_reversal(context: Context) -> CheckResult:
+    """max |sigma_y H* sigma_y - H| over the RMS of all blocks (spin-major blocks of non-magnetic data)."""
+    blocks = _blocks(context)
+    if not all(np.iscomplexobj(b) for b in blocks.values()):
+        raise NotApplicable("the blocks carry no spin")
+    if not getattr(getattr(context.subject, "adapter", None), "time_reversal", False):
+        raise NotApplicable("the data need not be time-reversal symmetric")
+    scale = float(np.sqrt(np.mean(np.concatenate([np.abs(b).ravel() ** 2 for b in blocks.values()]))))
+    errors: dict[str, float] = {}
+    for key, block in blocks.items():
+        rows, columns = block.shape[0] // 2, block.shape[1] // 2
+        uu, ud, du, dd = block[:rows, :columns], block[:rows, columns:], block[rows:, :columns], block[rows:, columns:]
+        gap = max(float(np.max(np.abs(dd - uu.conj()), initial=0.0)), float(np.max(np.abs(du + ud.conj()), initial=0.0)))
+        errors[str(key)] = gap / scale if scale > 0 else gap
+    return _result(context, "time_reversal", errors, "the blocks are not time-reversal symmetric")

@@ -1,0 +1,230 @@
+"""A graph model as a subject: rows of the outputs are matched by node and edge labels, so the edge order never matters."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracegrad.errors import VerificationError
+
+from .adapters import GraphAdapter
+from .group import Elements
+from .precision import converted
+from .replay import number, numbers, package_name
+from .subject import Leaf, State, Subject, as_rows, module_depth, module_lmax, quiet
+from .tolerances import bands
+from .wigner import Array
+
+
+@dataclass(frozen=True)
+class GraphState:
+    """A graph and the labels of its nodes in the graph it was made from.
+
+    Args:
+        graph: the graph.
+        labels: (N,) label of every node.
+        offsets: (N, 3) cell of every node within a supercell.
+        repeats: (3,) cells of the supercell.
+        limit: rows of nodes with labels from here on are left out of the outputs.
+    """
+
+    graph: Any
+    labels: np.ndarray
+    offsets: np.ndarray
+    repeats: np.ndarray
+    limit: int
+
+    def node_rows(self) -> np.ndarray:
+        """Order of the node rows: by label."""
+        order = np.argsort(self.labels, kind="stable")
+        return np.asarray(order[self.labels[order] < self.limit])
+
+    def edge_rows(self, keys: np.ndarray) -> np.ndarray:
+        """Order of the edge rows: by the labels of both ends and the cell, in terms of the original graph."""
+        i, j = keys[:, 0], keys[:, 1]
+        shift = self.offsets[j] + self.repeats * keys[:, 2:] - self.offsets[i]
+        columns = [self.labels[i], self.labels[j], *shift.T]
+        order = np.lexsort(columns[::-1])
+        keep = (self.labels[i] < self.limit) & (self.labels[j] < self.limit)
+        return np.asarray(order[keep[order]])
+
+
+def plain_state(graph: Any, num_nodes: int) -> GraphState:
+    """State of an original graph: labels count its nodes."""
+    return GraphState(graph, np.arange(num_nodes), np.zeros((num_nodes, 3), np.int64), np.ones(3, np.int64), num_nodes)
+
+
+class GraphSubject(Subject):
+    """``model(graph)`` through an adapter.
+
+    Args:
+        model: a module (verified as a private copy in ``dtype``) or anything the adapter can evaluate.
+        graph: the graph.
+        adapter: how graphs of this kind are transformed.
+        dtype: float64 or float32.
+
+    Raises:
+        VerificationError: the graph is empty, or the outputs do not fit what the adapter declares.
+    """
+
+    fixed = True
+
+    def __init__(self, model: Any, graph: Any, adapter: GraphAdapter, dtype: torch.dtype) -> None:
+        bands(dtype)
+        self.original, self.adapter, self.dtype = model, adapter, dtype
+        self.module = converted(model, dtype) if isinstance(model, torch.nn.Module) else None
+        self.model = self.module if self.module is not None else model
+        self.name = type(model).__name__
+        self.outputs = adapter.specs(self.model, graph)
+        self.graph = adapter.cast(graph, dtype)
+        self.depth = module_depth(self.module)
+        laws = [s.law for s in self.outputs] + [leaf.law for leaf in adapter.leaves(self.graph)]
+        self._lmax = max([law.lmax for law in laws] + [module_lmax(self.module)])
+        self._probe()
+
+    def _probe(self) -> None:
+        try:
+            with quiet(self.dtype), torch.no_grad():
+                self.raw(self.plain(self.graph))
+        except VerificationError:
+            raise
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise VerificationError(f"{self.name} raised {type(error).__name__} on the given graph: {first}") from error
+
+    def plain(self, graph: Any) -> GraphState:
+        """State of a graph whose nodes are labelled in their order."""
+        return plain_state(graph, self.adapter.num_nodes(graph))
+
+    @property
+    def lmax(self) -> int:
+        return self._lmax
+
+    @property
+    def has_points(self) -> bool:
+        return any(leaf.law.kind == "points" for leaf in self.adapter.leaves(self.graph))
+
+    def states(self, n: int, rng: np.random.Generator) -> list[State]:
+        state = self.plain(self.graph)
+        return [state] * n
+
+    def moved(self, states: Sequence[State], elements: Elements) -> list[State]:
+        return [self._with(s, self.adapter.transform(s.graph, elements[[i]])) for i, s in enumerate(states)]
+
+    def _with(self, state: GraphState, graph: Any) -> GraphState:
+        return GraphState(graph, state.labels, state.offsets, state.repeats, state.limit)
+
+    def raw(self, state: State) -> list[Tensor]:
+        values = self.adapter.evaluate(self.model, state.graph)
+        rows = []
+        for spec, value in zip(self.outputs, values, strict=True):
+            if not isinstance(value, Tensor):
+                raise VerificationError(f"{spec.name} is a {type(value).__name__}, expected a torch.Tensor")
+            table = as_rows(value, spec)
+            if spec.level == "node":
+                table = self._ordered(table, state.node_rows(), self.adapter.num_nodes(state.graph), spec.name, "nodes")
+            elif spec.level == "edge":
+                keys = self.adapter.edge_keys(state.graph)
+                table = self._ordered(table, state.edge_rows(keys), len(keys), spec.name, "edges")
+            rows.append(table)
+        return rows
+
+    @staticmethod
+    def _ordered(table: Tensor, order: np.ndarray, expected: int, name: str, what: str) -> Tensor:
+        if len(table) != expected:
+            raise VerificationError(f"{name} has {len(table)} rows, but the graph has {expected} {what}")
+        return table[torch.from_numpy(order).to(table.device)]
+
+    def leaves(self, state: State) -> list[Leaf]:
+        return self.adapter.leaves(state.graph)
+
+    def with_leaves(self, state: State, values: Sequence[Tensor]) -> State:
+        return self._with(state, self.adapter.with_leaves(state.graph, values))
+
+    def mutations(self, state: State) -> list[str]:
+        before = _tensors(copy.deepcopy(state.graph))
+        with quiet(self.dtype), torch.no_grad():
+            self.adapter.evaluate(self.model, state.graph)
+        after = _tensors(state.graph)
+        changed = [
+            name
+            for name in {**before, **after}
+            if name not in before
+            or name not in after
+            or before[name].shape != after[name].shape
+            or not np.array_equal(before[name], after[name], equal_nan=True)
+        ]
+        return sorted(changed)
+
+    def num_rows(self, state: State) -> int:
+        return self.adapter.num_nodes(state.graph)
+
+    def take_rows(self, state: State, rows: Sequence[int]) -> State | None:
+        graph = self.adapter.subset(state.graph, list(rows))
+        return None if graph is None else self.plain(graph)
+
+    def directions(self, state: State) -> Array:
+        return self.adapter.edge_vectors(state.graph)
+
+    def cast(self, state: State) -> State:
+        return self._with(state, self.adapter.cast(state.graph, self.dtype))
+
+    def in_dtype(self, dtype: torch.dtype) -> Subject | None:
+        if self.module is None:
+            return None
+        try:
+            return GraphSubject(self.original, self.graph, self.adapter, dtype)
+        except VerificationError:
+            return None
+
+    def case_source(self, state: State, element: Elements, error: float) -> tuple[str, str]:
+        """Replay code for a graph under the names ``model``, ``graph``, ``adapter``."""
+        source = self.adapter.source(state.graph)
+        q, t, p = numbers(element.quaternions[0]), numbers(element.translation[0]), bool(element.inversion[0])
+        lines = [
+            "import torch",
+            f"from {package_name()} import replay_model",
+            "",
+            source.rstrip() or f"# graph: the given one, {self.num_rows(state)} nodes",
+            f"error = replay_model(model, graph, adapter, quaternion={q}, inversion={p}, translation={t})",
+            f"print(error)  # {error:.3g}: model(g x) differs from D(g) model(x)",
+        ]
+        example = f"@example(quaternion={q}, inversion={p}, translation={t})  # {self.num_rows(state)} nodes, error {number(error)}"
+        return "\n".join(lines) + "\n", example
+
+
+def replay_model(
+    model: Any,
+    graph: Any,
+    adapter: GraphAdapter,
+    *,
+    quaternion: Sequence[float] = (1.0, 0.0, 0.0, 0.0),
+    inversion: bool = False,
+    translation: Sequence[float] = (0.0, 0.0, 0.0),
+    dtype: torch.dtype = torch.float64,
+) -> float:
+    """Relative equivariance error of a graph model under one group element, as :func:`verify.replay` for functions."""
+    from .replay import case_error
+
+    subject = GraphSubject(model, graph, adapter, dtype)
+    element = Elements.of([list(quaternion)], inversion, np.array([list(translation)], dtype=float))
+    return case_error(subject, subject.plain(subject.graph), element)
+
+
+def _tensors(graph: Any) -> dict[str, np.ndarray]:
+    """All numeric arrays of a graph by name."""
+    items = graph.to_dict() if hasattr(graph, "to_dict") else getattr(graph, "arrays", {})
+    found: dict[str, np.ndarray] = {}
+    for name, value in items.items():
+        for index, part in enumerate(value if isinstance(value, (list, tuple)) else [value]):
+            if isinstance(part, Tensor):
+                found[f"{name}[{index}]" if isinstance(value, (list, tuple)) else name] = part.detach().cpu().numpy()
+            elif isinstance(part, np.ndarray):
+                found[name] = part
+    return found

@@ -1,0 +1,62 @@
+"""Modules in another precision: a private copy, with the constants that were rounded when the module was built restored."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import torch
+
+from tracegrad.errors import VerificationError
+
+from .subject import quiet
+
+_SYMBOL = re.compile(r"_w3j_(\d+)_(\d+)_(\d+)$")
+_ROUNDING = 1.2e-7  # relative rounding of float32, doubled
+
+
+def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
+    """Deep copy of a module in another floating-point dtype; the original stays as it is.
+
+    Args:
+        module: any module.
+        dtype: dtype of the copy.
+
+    Returns:
+        The copy; 3j symbols that e3nn stored in float32 are stored in full precision.
+
+    Raises:
+        VerificationError: the module cannot be copied.
+    """
+    try:
+        with quiet(dtype):
+            clone = copy.deepcopy(module).to(dtype)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error
+    if dtype is torch.float64:
+        _restore_symbols(clone)
+    return clone
+
+
+def _restore_symbols(module: torch.nn.Module) -> None:
+    """Replaces 3j symbols by their exact values where they differ by no more than the rounding of float32.
+
+    A symbol that differs by more is left as it is: it is wrong, not rounded.
+    """
+    from e3nn.o3 import wigner_3j
+
+    for name, buffer in module.named_buffers():
+        match = _SYMBOL.search(name)
+        if match is None:
+            continue
+        exact = wigner_3j(*map(int, match.groups()), dtype=torch.float64).to(buffer.device)
+        if exact.shape == buffer.shape and bool(((buffer - exact).abs() <= _ROUNDING * exact.abs()).all()):
+            with torch.no_grad():
+                buffer.copy_(exact)
+
+
+def built_in_single(module: torch.nn.Module | None) -> bool:
+    """True when a module holds float32 parameters or buffers: constants of its construction carry that rounding."""
+    if module is None:
+        return False
+    return any(t.dtype is torch.float32 for t in [*module.parameters(), *module.buffers()])

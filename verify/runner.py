@@ -1,0 +1,105 @@
+"""Runs checks on a subject and makes the report: the one place where checks, shrinking and localisation meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from tracegrad.errors import VerificationError, did_you_mean
+
+from .context import Context, NotApplicable
+from .environment import environment
+from .localize import localize
+from .result import CheckResult, ModuleError, Report
+from .selfcheck import self_check
+from .shrink import counterexample
+from .subject import quiet
+from .trial_statistics import trial_statistics
+from .wigner import Basis
+
+Check = Callable[[Context], CheckResult]
+
+
+def selected(checks: Iterable[str] | None, registry: Mapping[str, Check], optional: frozenset[str]) -> list[str]:
+    """Names of the checks to run, in the order of the registry; all but the optional ones when None.
+
+    Raises:
+        VerificationError: an unknown name.
+    """
+    if checks is None:
+        return [name for name in registry if name not in optional]
+    wanted = [checks] if isinstance(checks, str) else list(checks)
+    for name in wanted:
+        if name not in registry:
+            raise VerificationError(f"unknown check {name!r}. {did_you_mean(name, registry)}")
+    if not wanted:
+        raise VerificationError("checks is empty: name at least one check, or leave it out for all")
+    return [name for name in registry if name in wanted]
+
+
+def run_checks(
+    context: Context,
+    names: Iterable[str],
+    registry: Mapping[str, Check],
+    *,
+    basis: Basis = "e3nn",
+    diagnose: bool = True,
+    settings: Mapping[str, Any] | None = None,
+) -> Report:
+    """Report of the named checks on the context's subject.
+
+    Args:
+        context: subject, seed, trials.
+        names: checks to run.
+        registry: name -> check.
+        basis: component order of the irreps, for the localisation.
+        diagnose: True to shrink counterexamples and to localise the first broken module.
+        settings: what repeats the run.
+
+    Returns:
+        The report.
+    """
+    subject = context.subject
+    floor = self_check(max(subject.lmax, 2))
+    results: list[CheckResult] = []
+    skipped: dict[str, str] = {}
+    with quiet(subject.dtype), torch.autocast("cpu", enabled=False):
+        flags = environment(subject.dtype)
+        for name in names:
+            try:
+                results.append(registry[name](context))
+            except NotApplicable as reason:
+                skipped[name] = str(reason)
+        modules: list[ModuleError] = []
+        if diagnose:
+            results = [_with_counterexample(context, result) for result in results]
+            modules = _modules(context, results, basis)
+    statistics = next((trial_statistics(r, subject.fixed) for r in results if r.name == "rotation"), {})
+    return Report(
+        target=subject.name,
+        checks=results,
+        noise_floor=floor,
+        environment=flags,
+        skipped=skipped,
+        modules=modules,
+        statistics=statistics,
+        settings=dict(settings or {}),
+    )
+
+
+def _with_counterexample(context: Context, result: CheckResult) -> CheckResult:
+    case = context.cases.get(result.name)
+    if result.passed or case is None or not result.error > result.tolerance:
+        return result
+    return replace(result, counterexample=counterexample(context, *case))
+
+
+def _modules(context: Context, results: list[CheckResult], basis: Basis) -> list[ModuleError]:
+    for result in results:
+        case = context.cases.get(result.name)
+        if not result.passed and case is not None and result.error > result.tolerance:
+            return localize(context, *case, basis)
+    return []

@@ -21,7 +21,7 @@ import numpy as np
 from tracegrad.atomic import atomic_write
 from tracegrad.data.blocks import match_keys
 from tracegrad.data.dataset import load_dataset
-from tracegrad.data.dft import SYSTEMS, Request, calculate
+from tracegrad.data.dft import SYSTEMS, Calculation, Request, calculate
 from tracegrad.data.dft.cp2k import find_cp2k
 from tracegrad.data.spin import scalar_and_spin_orbit
 from tracegrad.data.structure import Structure
@@ -65,14 +65,19 @@ HEADER = (
 )
 
 
-def compare(request: Request, reference: Structure) -> Comparison:
-    """Compute a structure and compare it with the stored one.
+def compute(request: Request) -> Calculation:
+    """Run the generator for one structure in a folder that is removed afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        return calculate(request, find_cp2k(), Path(folder))
+
+
+def compare(calculation: Calculation, reference: Structure) -> Comparison:
+    """Compare a structure computed anew with the stored one.
 
     Raises:
-        DataError: If the engine fails, or the two do not have the same pairs.
+        DataError: If the two do not have the same pairs.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        calculation = calculate(request, find_cp2k(), Path(folder))
+    request = calculation.request
     computed = calculation.structure()
     stored, found = reference.hamiltonian, computed.hamiltonian
     assert stored is not None
@@ -98,7 +103,7 @@ def compare(request: Request, reference: Structure) -> Comparison:
         w_mean,
         w_largest,
         float(np.abs(computed.positions - reference.positions).max()),
-        float(calculation.facts["cpu_seconds"]),
+        float(calculation.facts.get("cpu_seconds", np.nan)),
     )
 
 
@@ -117,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         source = "bundled" if options.source is None else options.source / f"{key}.h5"
         request = Request(key, "test", 0)
         structures = load_dataset(key, source).test
-        comparison = compare(request, structures[structures.names.index(request.name)])
+        comparison = compare(compute(request), structures[structures.names.index(request.name)])
         print(comparison.row(), file=sys.stderr, flush=True)
         comparisons.append(comparison)
     table = "\n".join([HEADER, *(comparison.row() for comparison in comparisons)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,23 +71,39 @@ class SubmititExecutor:
         parameters: further parameters of the cluster, such as ``{"partition": "gpu", "gpus_per_node": 1}``.
 
     Raises:
-        ConfigError: the cluster's commands are missing, or it does not know a parameter.
+        ConfigError: the cluster does not know a parameter.
     """
 
     def __init__(self, kind: str, folder: Path, slots: int, hours: float, parameters: Mapping[str, Any]) -> None:
         self.slots = slots
         try:
-            self._executor = submitit.AutoExecutor(folder=folder / "%j", cluster=kind)
+            self._executor = submitit.AutoExecutor(folder=folder, cluster=kind)
             common = {"timeout_min": max(1, round(60 * hours))}
             self._executor.update_parameters(**common, **{f"{kind}_{key}": value for key, value in parameters.items()})
         except (RuntimeError, NameError, ValueError) as error:
-            raise ConfigError(f"--executor {kind}: {error}; use --executor local on this machine") from error
+            raise ConfigError(f"--executor {kind}: {error}; see --slurm") from error
 
     def submit(self, job: RunJob, name: str) -> Job:
         """Hand over a run under a name that shows in the queue."""
         self._executor.update_parameters(name=name)
         handed: Job = self._executor.submit(job)
         return handed
+
+
+def check_executor(kind: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse what cannot work here, before anything is written.
+
+    Args:
+        kind: ``"inline"``, ``"local"`` or ``"slurm"``.
+        parameters: of the cluster.
+
+    Raises:
+        ConfigError: parameters for an executor that takes none, or no such cluster here.
+    """
+    if parameters and kind != "slurm":
+        raise ConfigError(f"--slurm: expected with --executor slurm only, found --executor {kind}; leave it out")
+    if kind == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise ConfigError("--executor slurm: expected the commands sbatch and srun, found none; use --executor local")
 
 
 def make_executor(kind: str, folder: Path, jobs: int, hours: float, parameters: Mapping[str, Any]) -> Executor:
@@ -103,10 +120,8 @@ def make_executor(kind: str, folder: Path, jobs: int, hours: float, parameters: 
         the executor.
 
     Raises:
-        ConfigError: parameters for an executor that takes none, or no such cluster here.
+        ConfigError: the cluster does not know a parameter.
     """
-    if parameters and kind != "slurm":
-        raise ConfigError(f"--slurm: expected with --executor slurm only, found --executor {kind}; leave it out")
     if kind == "inline":
         return InlineExecutor()
     return SubmititExecutor(kind, folder, jobs if kind == "local" else 1_000_000, hours, parameters)

@@ -100,7 +100,7 @@ class Ledger:
             raise ConfigError(f"--out: expected a folder, found the file {self.out}; give another name")
         held = self.read()
         if not held:
-            stray = [path for path in (self.records, self.work) if path.is_dir() and any(path.iterdir())]
+            stray = [path for path in (self.records, self.work) if path.is_dir() and any(path.glob("[!.]*"))]
             if stray:
                 raise ConfigError(
                     f"{stray[0]} holds runs, but {self.out / 'sweep.json'} is missing, so their conditions are "

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.board import Board
 from benchmarks.controls import check_controls, plan_controls
 from benchmarks.environment import ROOT, cores, environment
-from benchmarks.executors import EXECUTORS, Executor, make_executor
+from benchmarks.executors import EXECUTORS, Executor, check_executor, make_executor
 from benchmarks.ledger import Ledger
 from benchmarks.plan import (
     DATASETS,
@@ -63,6 +63,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change every run")
     add("--out", type=Path, default=ROOT / "reports" / "out", help="output folder (default: reports/out)")
     add("--resume", action="store_true", help="go on with the grid in --out, or extend it")
+    add("--no-report", action="store_true", help="train only; draw later with `python -m reports OUT`")
     add("--dry-run", action="store_true", help="print the plan with estimated times and stop")
     add("--executor", choices=EXECUTORS, default="local", help="where runs are executed (default: local)")
     add("--jobs", type=int, default=None, help="local runs side by side (default: one per core; one on a GPU)")
@@ -108,6 +109,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     runs = make_grid(_names(options.dataset), _names(options.settings) or None, options.seeds)
     controls = _names(options.controls)
     check_controls(controls)
+    parameters = _parameters(options.slurm)
+    check_executor(options.executor, parameters)
     for run in runs:
         check_configuration(run, conditions)
     ledger = Ledger(options.out.expanduser().resolve(), conditions)
@@ -116,12 +119,10 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
         ledger.check(options.resume)
         show_plan(runs, ledger, jobs, console)
         return 0
-    executor = make_executor(
-        options.executor, ledger.work / ".submitit", jobs, options.hours, _parameters(options.slurm)
-    )
     variables = _variables(options.executor, jobs)
     described = environment(options.device)
     with ledger.claim(options.resume):
+        executor = make_executor(options.executor, ledger.work / ".submitit", jobs, options.hours, parameters)
         ledger.write(runs, described, [])
         failures = _train(runs, ledger, executor, console, variables, trainer)
         extra, problems = _plan_controls(controls, runs, ledger) if controls else ([], [])
@@ -130,8 +131,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
         problems += [failure.line() for failure in failures]
         ledger.write([*runs, *extra], described, problems)
     show_failures(failures, ledger, console)
-    if not any(ledger.finished(run) for run in runs):
-        return 1
+    if options.no_report or not any(ledger.finished(run) for run in runs):
+        return 1 if problems else 0
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
     return 1 if problems else drawn.returncode
 

@@ -55,7 +55,8 @@ def irrep_content(orbit: Callable[[Elements], Array], law: Representation, cheap
         cheap: True to stop at degree 2.
 
     Returns:
-        Per block {"0e": amplitude, ...}; the declared irrep in wrong components is listed as ``"1o (mixed)"``.
+        Per block {"0e": amplitude, ...}; what the declared irrep holds in wrong components, or not alike in all of them, is
+        listed as ``"1o (mixed)"``.
     """
     degree = 2 if cheap else min(max(law.lmax + 1, 2), MAX_DEGREE)
     q, weights = haar_quadrature(degree)
@@ -70,13 +71,14 @@ def irrep_content(orbit: Callable[[Elements], Array], law: Representation, cheap
             y = signal[..., b.start : b.stop].reshape(len(q), -1, b.mul, (b.stop - b.start) // b.mul)
             for k, d in matrices.items():
                 amplitude = np.einsum("n,nab,nrum->rumab", weights, d, y, optimize=True)
-                power = (2 * k + 1) * amplitude**2
                 name = f"{k}{sign}"
                 if k == b.l and sign == ("e" if b.parity == 1 else "o"):
-                    own = float(np.einsum("rumma->", power))
-                    found[name], found[f"{name} (mixed)"] = own, max(float(power.sum()) - own, 0.0)
+                    own = np.einsum("rummb->rub", amplitude) / (2 * k + 1)  # the equivariant part: the same for all rows
+                    rest = amplitude - np.einsum("ma,rub->rumab", np.eye(2 * k + 1), own)
+                    found[name] = (2 * k + 1) ** 2 * float((own**2).sum())
+                    found[f"{name} (mixed)"] = (2 * k + 1) * float((rest**2).sum())
                 else:
-                    found[name] = float(power.sum())
+                    found[name] = (2 * k + 1) * float((amplitude**2).sum())
         content.append({n: float(np.sqrt(v / total)) if total > 0 else 0.0 for n, v in found.items()})
     return content
 

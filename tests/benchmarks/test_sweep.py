@@ -24,8 +24,9 @@ Notes = Callable[[str], list[str]]
 FOUR = ["DeepHE3", "DeepHE3+Trace", "DeepHE3+Grad", "DeepHE3+TraceGrad"]
 
 
-def arguments(out: Path, *more: str) -> list[str]:
-    return ["--dataset", "MG", "--preset", "smoke", "--executor", "inline", "--out", str(out), *more]
+def arguments(out: Path, *more: str, report: bool = False) -> list[str]:
+    words = ["--dataset", "MG", "--preset", "smoke", "--executor", "inline", "--out", str(out), *more]
+    return words if report else [*words, "--no-report"]
 
 
 def records(out: Path) -> dict[str, dict[str, object]]:
@@ -36,7 +37,7 @@ def test_one_command_leaves_records_tables_figures_and_the_page(
     tmp_path: Path, trainer: Trainer, root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(arguments(out), trainer()) == 0
+    assert main(arguments(out, report=True), trainer()) == 0
     schema = json.loads((root / "benchmarks" / "schema_run.json").read_text(encoding="utf-8"))
     found = records(out)
     assert sorted(found) == sorted(f"MG_{setting}_42" for setting in FOUR)
@@ -61,7 +62,7 @@ def test_a_failed_run_is_reported_with_its_log_and_the_others_go_on(
     tmp_path: Path, trainer: Trainer, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert main(arguments(out), trainer(failing="DeepHE3+Trace")) == 1
+    assert main(arguments(out, report=True), trainer(failing="DeepHE3+Trace")) == 1
     assert len(records(out)) == 3
     printed = capfd.readouterr().out
     assert "MG_DeepHE3+Trace_42 failed" in printed
@@ -141,6 +142,7 @@ def test_a_folder_of_unknown_origin_is_refused(
         (("--set", "training.epoch=3"), "Did you mean 'training.epochs'?"),
         (("--controls", "equal-tim"), "Did you mean 'equal-time'?"),
         (("--slurm", "partition=x"), "--executor slurm only"),
+        (("--slurm", "partition"), "expected KEY=VALUE"),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
 )
@@ -151,6 +153,14 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert main(arguments(out, *more), trainer()) == 2
     assert message in capfd.readouterr().err
     assert not out.exists()
+
+
+def test_slurm_without_its_commands_is_refused(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert main(arguments(tmp_path / "out", "--executor", "slurm"), trainer()) == 2
+    assert "expected the commands sbatch and srun" in capfd.readouterr().err
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
@@ -169,11 +179,15 @@ SWEEP = "import sys; from benchmarks.reproduce import main; sys.exit(main(sys.ar
 
 
 def start_sweep(out: Path, command: tuple[str, ...], root: Path, *more: str) -> subprocess.Popen[bytes]:
-    words = ["--dataset", "MG", "--preset", "smoke", "--out", str(out), "--jobs", "1", *more]
-    return subprocess.Popen(
-        [sys.executable, "-c", SWEEP, ";".join(command), *words], cwd=root, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+    words = ["--dataset", "MG", "--preset", "smoke", "--out", str(out), "--jobs", "1", "--no-report", *more]
+    with out.with_suffix(".log").open("ab") as log:  # not a pipe: a training that lives on would hold it open
+        return subprocess.Popen(
+            [sys.executable, "-c", SWEEP, ";".join(command), *words],
+            cwd=root,
+            start_new_session=True,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
@@ -195,10 +209,11 @@ def test_a_killed_sweep_is_resumed_without_repeating_a_step(
         os.killpg(process.pid, signal.SIGKILL)
     else:
         process.kill()
-    process.communicate()
+    process.wait()
     killed_at = len(notes("steps"))
     assert killed_at < 16
-    assert main(["--dataset", "MG", "--preset", "smoke", "--out", str(out), *two, "--resume"], command) == 0
+    words = ["--dataset", "MG", "--preset", "smoke", "--out", str(out), *two, "--resume", "--no-report"]
+    assert main(words, command) == 0
     assert sorted(records(out)) == ["MG_DeepHE3+Grad_42", "MG_DeepHE3_42"]
     steps = notes("steps")
     assert len(steps) - len(set(steps)) <= (1 if whole_group else 0)  # a step killed between its state and its note
@@ -213,9 +228,8 @@ def test_a_sweep_asked_to_stop_stops_its_trainings(tmp_path: Path, trainer: Trai
     process = start_sweep(out, trainer(steps=1000, pause=0.05), root, "--settings", "DeepHE3")
     wait_for(lambda: len(notes("steps")) > 1)
     process.send_signal(signal.SIGTERM)
-    printed = process.communicate(timeout=60)[0].decode()
-    assert process.returncode == 130, printed
-    assert "--resume" in printed
+    assert process.wait(timeout=60) == 130
+    assert "--resume" in out.with_suffix(".log").read_text()
     time.sleep(1.5)
     before = len(notes("steps"))
     time.sleep(0.5)
@@ -231,10 +245,10 @@ def test_a_second_sweep_in_the_same_folder_is_refused(
     try:
         wait_for(lambda: bool(notes("steps")))
         assert main(arguments(out, "--settings", "DeepHE3", "--resume"), command) == 2
-        assert "another sweep works here" in capfd.readouterr().err
+        assert "another sweep is working here" in capfd.readouterr().err
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        process.wait()
 
 
 def test_one_folder_never_has_two_trainings(tmp_path: Path, trainer: Trainer, notes: Notes) -> None:

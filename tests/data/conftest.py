@@ -25,7 +25,9 @@ HALF_KEYS = [
 ]
 
 
-def random_matrix(numbers: list[int], *, factor: int, complex_values: bool, seed: int) -> dict[tuple[int, ...], np.ndarray]:
+def random_matrix(
+    numbers: list[int], *, factor: int, complex_values: bool, seed: int
+) -> dict[tuple[int, ...], np.ndarray]:
     """Hermitian half of a random matrix over ``HALF_KEYS`` as a dictionary; on-site blocks are Hermitian."""
     rng = np.random.default_rng(seed)
     size = [factor * sum(2 * l + 1 for l in ORBITALS[z]) for z in numbers]
@@ -57,7 +59,9 @@ def time_reversal_symmetric(numbers: list[int], seed: int) -> dict[tuple[int, ..
 def make_structure() -> Callable[..., Structure]:
     """Make a structure of three atoms, C S C or as given, with a random Hamiltonian and overlap (Hermitian halves)."""
 
-    def make(spinful: bool = False, seed: int = 0, numbers: tuple[int, ...] = (6, 16, 6), name: str = "toy") -> Structure:
+    def make(
+        spinful: bool = False, seed: int = 0, numbers: tuple[int, ...] = (6, 16, 6), name: str = "toy"
+    ) -> Structure:
         rng = np.random.default_rng(seed + 100)
         species = list(numbers)
         matrix = (

@@ -58,7 +58,9 @@ def test_selection_takes_the_blocks_asked_for(keys: list[tuple[int, ...]], seed:
 
 
 @given(st.lists(KEYS, max_size=15), st.lists(KEYS, max_size=15), st.sampled_from([1, 10**15]))
-def test_key_matching_equals_a_dictionary(stored: list[tuple[int, ...]], wanted: list[tuple[int, ...]], scale: int) -> None:
+def test_key_matching_equals_a_dictionary(
+    stored: list[tuple[int, ...]], wanted: list[tuple[int, ...]], scale: int
+) -> None:
     table: dict[tuple[int, ...], int] = {}
     for place, key in enumerate(stored):
         table.setdefault(key, place)

@@ -60,6 +60,7 @@ def test_a_legacy_folder_in_the_wrong_order_is_found(
     material: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     sound = request.getfixturevalue(material)
+    sound = Structure(**{**sound.fields(), "hamiltonian": None})  # the overlap alone tells the order
     write_deeph(sound, tmp_path / "right")
     # Its writer turns e3nn into OpenMX order; fed with data already turned back once, it writes e3nn order.
     write_deeph(reorder_orbitals(sound, "openmx", _inverse), tmp_path / "wrong")
@@ -75,7 +76,7 @@ def _inverse(*arguments: object, **options: object) -> object:
     return from_convention(*arguments, **options)  # type: ignore[arg-type, type-var]
 
 
-def _scaled(label: str, place: int, factor: complex) -> Callable[[Structure], Structure]:
+def _scaled(label: str, place: int, factor: float) -> Callable[[Structure], Structure]:
     def scale(blocks: Blocks) -> Blocks:
         values = blocks.values.copy()
         values[blocks.offsets[place] : blocks.offsets[place + 1]] *= factor
@@ -110,7 +111,10 @@ FAULTS: dict[str, tuple[Callable[[Structure], Structure], str]] = {
     "one direction missing": (_one_way, "lack the reversed pair"),
     "overlap keys without Hamiltonian": (lambda s: changed(s, "hamiltonian", _without_near), "no Hamiltonian block"),
     "overlap not positive": (_scaled("overlap", 0, -1.0), "not positive definite"),
-    "on-site block not Hermitian": (_scaled("hamiltonian", 0, np.exp(0.2j)), "real values|not Hermitian"),
+    "on-site block not Hermitian": (
+        lambda s: changed(s, "hamiltonian", lambda h: h.with_values(h.values + (np.arange(len(h.values)) == 1))),
+        "not Hermitian",
+    ),
     "cell of another structure": (
         lambda s: Structure(**{**s.fields(), "cell": s.cell * [[-1], [1], [1]]}),
         "no known convention fits",
@@ -120,7 +124,7 @@ FAULTS: dict[str, tuple[Callable[[Structure], Structure], str]] = {
 
 def _without_near(blocks: Blocks) -> Blocks:
     """Drop the shortest pairs between two atoms (the bundled pairs are sorted by shape, then by length)."""
-    off_site = np.flatnonzero((blocks.edge_index[0] != blocks.edge_index[1]))
+    off_site = np.flatnonzero(blocks.edge_index[0] != blocks.edge_index[1])
     return blocks.select(np.setdiff1d(np.arange(blocks.n_edges), off_site[:3]))
 
 
@@ -129,7 +133,7 @@ def test_a_fault_is_found(fault: str, molybdenite: Structure) -> None:
     change, message = FAULTS[fault]
     assert check_one(molybdenite).faults == ()
     faults = " | ".join(check_one(change(molybdenite)).faults)
-    assert any(part in faults for part in message.split("|")), faults
+    assert message in faults
 
 
 def test_broken_time_reversal_is_found(telluride: Structure) -> None:

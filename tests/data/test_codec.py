@@ -23,7 +23,7 @@ def test_numbers_come_back_exactly(numbers: list[int]) -> None:
 def test_another_count_is_refused(numbers: list[int], off: int) -> None:
     count = len(numbers) + off
     if count >= 0:
-        with pytest.raises(DataError, match="packed numbers|damaged"):
+        with pytest.raises(DataError, match=r"packed numbers|damaged"):
             unpack(pack(np.array(numbers, dtype=np.int32)), count, "here")
 
 

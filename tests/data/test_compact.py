@@ -13,7 +13,14 @@ import pytest
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.bundle import bundle, verify_bundle
 from tracegrad.data.codec import pack
-from tracegrad.data.compact import HAMILTONIAN_QUANTUM, HARTREE_EV, OVERLAP_QUANTUM, open_compact, write_compact
+from tracegrad.data.compact import (
+    HAMILTONIAN_QUANTUM,
+    HARTREE_EV,
+    OVERLAP_QUANTUM,
+    CompactSet,
+    open_compact,
+    write_compact,
+)
 from tracegrad.errors import DataError
 
 Maker = Callable[..., Structure]
@@ -129,7 +136,10 @@ FAULTS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "another number of atoms": (_replace("numbers", np.array([6, 16])), r"'positions' of shape \(2, 3\)"),
     "matrix missing": (_replace("overlap", np.zeros(0)), "overlap: expected .* packed numbers|damaged"),
     "stream of another length": (_replace("hamiltonian", pack(np.zeros(5, dtype=np.int32))), "packed numbers"),
-    "stream of text": (_replace("hamiltonian", np.frombuffer(b"some text", dtype=np.uint8)), "packed numbers|damaged compressed"),
+    "stream of text": (
+        _replace("hamiltonian", np.frombuffer(b"some text", dtype=np.uint8)),
+        "packed numbers|damaged compressed",
+    ),
     "pairs missing": (_replace("pairs", None), "no numeric array 'pairs'"),
     "count beyond reason": (lambda f: f["structures/toy"].attrs.update(n_pairs=10**12), "1000000000000 pairs for 3"),
     "pairs of unknown atoms": (_replace("pairs", pack(np.full(45, 7, dtype=np.int32))), "names an atom outside"),
@@ -167,6 +177,24 @@ def test_missing_truncated_and_foreign_files_are_refused(
         open_compact(path)
 
 
+def test_parts_of_a_set_are_read_as_one(tmp_path: Path, make_structure: Maker, same_blocks: SameBlocks) -> None:
+    made, more = make_structure(name="b"), make_structure(seed=3, name="a")
+    write_compact(tmp_path / "a.h5", [("train", made)])
+    write_compact(tmp_path / "b.h5", [("train", more), ("test_twisted", make_structure(name="c"))])
+    first, second = (open_compact(tmp_path / name) for name in ("a.h5", "b.h5"))
+    both = CompactSet((first, second))
+    assert both.subsets == {"train": ("a", "b"), "val": (), "test": (), "test_twisted": ("c",)}
+    assert same_blocks(both.read("a").hamiltonian, second.read("a").hamiltonian)
+    assert same_blocks(both.read("b").hamiltonian, first.read("b").hamiltonian)
+    with pytest.raises(DataError, match="structure 'z': not in this file"):
+        both.read("z")
+    with pytest.raises(DataError, match="'b' is in more than one part"):
+        CompactSet((first, first))
+    write_compact(tmp_path / "c.h5", [("train", make_structure(spinful=True, name="spin"))])
+    with pytest.raises(DataError, match="not of one system"):
+        CompactSet((first, open_compact(tmp_path / "c.h5")))
+
+
 def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Maker) -> None:
     facts = {"key": "toy", "engine": "none", "licence": "CC0-1.0"}
     write_compact(tmp_path / "a.h5", [("train", make_structure())], facts)
@@ -182,6 +210,9 @@ def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Ma
     path.with_suffix(".json").write_text(json.dumps({}))
     with pytest.raises(DataError, match="differs from the manifest's None"):
         verify_bundle(path)
+    assert bundle([tmp_path / "b.h5"], tmp_path / "out", "toy_more").name == "toy_more.h5"
+    with pytest.raises(DataError, match="toy or toy_something, not 'more'"):
+        bundle([tmp_path / "b.h5"], tmp_path / "out", "more")
     write_compact(tmp_path / "c.h5", [("test", make_structure(name="c"))], {"key": "another"})
     with pytest.raises(DataError, match="not of one system"):
         bundle([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "out")

@@ -23,7 +23,9 @@ def test_splitting_and_assembling_are_inverse(make_structure: Callable[..., Stru
 
 
 @pytest.mark.parametrize("element", [(0, 0), (0, -1), (-1, 0)], ids=["up up", "up down", "down up"])
-def test_what_breaks_time_reversal_is_reported(element: tuple[int, int], make_structure: Callable[..., Structure]) -> None:
+def test_what_breaks_time_reversal_is_reported(
+    element: tuple[int, int], make_structure: Callable[..., Structure]
+) -> None:
     full = make_structure(spinful=True).hamiltonian
     assert full is not None
     values = full.values.copy()

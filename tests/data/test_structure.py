@@ -79,7 +79,10 @@ FAULTS: dict[str, tuple[Change, str]] = {
         lambda s: {"overlap": _with_block(s.overlap, (0, 0, 0, 1, 1), None)},
         "overlap: atom 1 .* no on-site block",
     ),
-    "not Hermitian": (lambda s: {"hamiltonian": _asymmetric(s.hamiltonian)}, "not Hermitian, .* expected at most 1e-06"),
+    "not Hermitian": (
+        lambda s: {"hamiltonian": _asymmetric(s.hamiltonian)},
+        "not Hermitian, .* expected at most 1e-06",
+    ),
     "overlap without Hamiltonian": (
         lambda s: {"hamiltonian": _with_block(s.hamiltonian, (0, 1, 0, 1, 2), None)},
         r"1 overlap pairs have no Hamiltonian block, e.g. \[0, 1, 0, 1, 2\]",

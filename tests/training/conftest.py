@@ -24,7 +24,7 @@ TINY = {
         "hidden_irreps": "4x0e+4x1o+2x2e",
         "embed_dim": 4,
         "lmax_sh": 2,
-        "num_blocks": 2,
+        "num_blocks": 1,
         "r_max": 4.0,
         "num_radial": 6,
         "norm": "none",

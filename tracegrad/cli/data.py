@@ -68,7 +68,7 @@ def run_list(options: argparse.Namespace) -> int:
         table = {}
         for key, entry in DATABASES.items():
             facts = {**asdict(entry), "counts_bundled": entry.counts_bundled, "preset": entry.preset()}
-            table[key] = {**facts, "bundled_sha256": entry.manifest["sha256"], "dois": RELEASES}
+            table[key] = {**facts, "bundled_sha256": [m["sha256"] for m in entry.manifests], "dois": RELEASES}
         print(json.dumps(table))
         return 0
     rows: list[tuple[str, ...]] = [
@@ -78,7 +78,7 @@ def run_list(options: argparse.Namespace) -> int:
         shells = ", ".join(f"{symbol} {shell_text(ls)}" for symbol, ls in entry.orbitals_bundled.items())
         counts = ["/".join(map(str, c)) for c in (entry.counts_bundled, entry.counts_published)]
         spin = "SOC" if entry.spinful else "-"
-        rows.append((key, entry.system, spin, shells, *counts, str(entry.manifest.get("engine", "?"))))
+        rows.append((key, entry.system, spin, shells, *counts, str(entry.manifests[0].get("engine", "?"))))
     _print_table(rows, "train/val/test/twisted structures; bundled data are ours, not the published databases")
     print("published: " + ", ".join(f"doi:{doi}" for doi in RELEASES))
     return 0

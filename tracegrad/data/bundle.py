@@ -2,7 +2,8 @@
 
     python -m tracegrad.data.bundle MADE.h5 [MORE.h5 ...] --out tracegrad/data/bundled
 
-Several files of one system are merged, e.g. a set and structures that ``tracegrad data generate`` added later.
+Several files of one system are merged. Structures added to a set later go into a second file, ``--name BT_twisted``,
+which ``load_dataset`` reads with the first, so that the first need not be stored again.
 """
 
 from __future__ import annotations
@@ -35,15 +36,16 @@ NOT_PUBLISHED = (
 DROPPED = {"counts", "energy_unit", "overlap_note", "pair_convention", "provenance", "orbitals", "spin_orbit"}
 
 
-def bundle(sources: Sequence[str | Path], folder: str | Path) -> Path:
+def bundle(sources: Sequence[str | Path], folder: str | Path, name: str | None = None) -> Path:
     """Merge compact files of one system into FOLDER/KEY.h5 and write FOLDER/KEY.json.
 
     Args:
         sources: compact files; the first one's facts about engine and settings are kept.
         folder: where the two files go.
+        name: another name of the two files, KEY_something for a second part of the set.
 
     Returns:
-        The path of KEY.h5.
+        The path of the .h5 file.
 
     Raises:
         DataError: if the files disagree in key, orbitals or spin, or name a structure twice.
@@ -58,7 +60,9 @@ def bundle(sources: Sequence[str | Path], folder: str | Path) -> Path:
         ):
             raise DataError(f"{other.path} and {first.path} are not of one system (key, orbitals, spin)")
     key = str(first.manifest.get("key", first.path.stem))
-    target = Path(folder) / f"{key}.h5"
+    if name is not None and name != key and not name.startswith(f"{key}_"):
+        raise DataError(f"a part of {key} is named {key} or {key}_something, not {name!r}")
+    target = Path(folder) / f"{name or key}.h5"
     manifest = _manifest(files)
     write_compact(target, _structures(files), manifest)
     sidecar = {**manifest, "sha256": hashlib.sha256(target.read_bytes()).hexdigest(), "bytes": target.stat().st_size}
@@ -128,8 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tracegrad.data.bundle", description=bundle.__doc__)
     parser.add_argument("sources", nargs="+", help="compact files of one system")
     parser.add_argument("--out", default=str(Path(__file__).parent / "bundled"), help="folder of the bundled sets")
+    parser.add_argument("--name", help="KEY_something for a second part of a set (default: KEY)")
     options = parser.parse_args(arguments)
-    target = bundle(options.sources, options.out)
+    target = bundle(options.sources, options.out, options.name)
     sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.2f} MB\n")
 
 

@@ -79,6 +79,37 @@ class CompactFile:
         return structure.validate(str(self.path)) if validate else structure
 
 
+@dataclass(frozen=True)
+class CompactSet:
+    """Several compact files of one system as one set.
+
+    Args:
+        parts: the files; the first one's manifest speaks for the set.
+    """
+
+    parts: tuple[CompactFile, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse parts that do not go together."""
+        first, names = self.parts[0], [name for part in self.parts for ids in part.subsets.values() for name in ids]
+        for part in self.parts[1:]:
+            if (part.orbitals, part.spinful) != (first.orbitals, first.spinful):
+                raise DataError(f"{part.path} and {first.path} are not of one system (orbitals, spin)")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(f"{first.path.parent}: structure {twice[0]!r} is in more than one part of the set")
+
+    @property
+    def subsets(self) -> dict[str, tuple[str, ...]]:
+        """Subset -> identifiers, sorted, over all parts."""
+        return {s: tuple(sorted(name for part in self.parts for name in part.subsets[s])) for s in SUBSETS}
+
+    def read(self, name: str, validate: bool = True) -> Structure:
+        """Read one structure from the part that holds it; see ``CompactFile.read``."""
+        holders = [part for part in self.parts if any(name in ids for ids in part.subsets.values())]
+        return (holders or self.parts[:1])[0].read(name, validate)
+
+
 def open_compact(path: str | Path) -> CompactFile:
     """Read the table of contents of a compact file (layout 1 or 2).
 

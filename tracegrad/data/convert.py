@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tracegrad.data.compact import open_compact, write_compact
+from tracegrad.data.compact import CompactSet, open_compact, write_compact
 from tracegrad.data.databases import DATABASES
 from tracegrad.data.deeph import folder_form, read_deeph
 from tracegrad.data.deeph_write import write_deeph
@@ -29,13 +29,14 @@ def open_source(source: str | Path) -> tuple[list[Item], dict[str, object]]:
     Raises:
         DataError: if there is nothing to read at ``source``.
     """
-    path = DATABASES[str(source)].bundled_path if str(source) in DATABASES else Path(source)
+    bundled = DATABASES[str(source)].bundled_paths if str(source) in DATABASES else ()
+    path = bundled[0] if bundled else Path(source)
     if not path.exists():
         raise DataError(f"{source}: not found; expected {', '.join(DATABASES)}, a .h5 file, a folder or a split file")
     if path.suffix in (".h5", ".hdf5"):
-        contents = open_compact(path)
+        contents = CompactSet(tuple(open_compact(part) for part in bundled or (path,)))
         items = [(s, name, _reader(contents.read, name)) for s in SUBSETS for name in contents.subsets[s]]
-        return items, dict(contents.manifest)
+        return items, dict(contents.parts[0].manifest)
     if path.is_dir() and folder_form(path):
         return [("test", path.resolve().name, lambda validate: read_deeph(path, validate))], {}
     folders = open_folders(path, path.name)

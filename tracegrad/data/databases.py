@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from tracegrad.data.splits import SUBSETS
 from tracegrad.errors import DataError, did_you_mean
 
 BUNDLED_FOLDER = Path(__file__).parent / "bundled"
@@ -63,28 +64,28 @@ class Database:
     reference: str = REFERENCE_E3
 
     @property
-    def bundled_path(self) -> Path:
-        """The compact file of the bundled set."""
-        return BUNDLED_FOLDER / f"{self.key}.h5"
+    def bundled_paths(self) -> tuple[Path, ...]:
+        """The compact files of the bundled set: KEY.h5, then KEY_*.h5 with structures that were added later."""
+        return BUNDLED_FOLDER / f"{self.key}.h5", *sorted(BUNDLED_FOLDER.glob(f"{self.key}_*.h5"))
 
     @cached_property
-    def manifest(self) -> dict[str, Any]:
-        """The manifest of the bundled set.
+    def manifests(self) -> tuple[dict[str, Any], ...]:
+        """The manifests of the bundled files.
 
         Raises:
-            DataError: if it is not there.
+            DataError: if one is not there.
         """
-        path = self.bundled_path.with_suffix(".json")
-        if not path.is_file():
-            raise DataError(f"{path}: manifest of the bundled set not found; install the package again")
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return manifest
+        paths = [path.with_suffix(".json") for path in self.bundled_paths]
+        missing = [path for path in paths if not path.is_file()]
+        if missing:
+            raise DataError(f"{missing[0]}: manifest of the bundled set not found; install the package again")
+        return tuple(json.loads(path.read_text(encoding="utf-8")) for path in paths)
 
     @property
     def counts_bundled(self) -> tuple[int, int, int, int]:
         """Bundled structures, train / val / test / test_twisted."""
-        counts = self.manifest["counts"]
-        return counts["train"], counts["val"], counts["test"], counts["test_twisted"]
+        train, val, test, twisted = (sum(m["counts"][subset] for m in self.manifests) for subset in SUBSETS)
+        return train, val, test, twisted
 
     def preset(self) -> dict[str, Any]:
         """Published hyperparameters of the baseline (``presets/KEY.yaml``), by name."""

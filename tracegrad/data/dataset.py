@@ -12,7 +12,7 @@ from typing import Any, overload
 import pooch
 from ase.data import chemical_symbols
 
-from tracegrad.data.compact import open_compact
+from tracegrad.data.compact import CompactSet, open_compact
 from tracegrad.data.databases import BUNDLED_FOLDER as BUNDLED_FOLDER
 from tracegrad.data.databases import database
 from tracegrad.data.folders import FolderSet, open_folders
@@ -111,14 +111,14 @@ def load_dataset(key: str, source: str | Path = "bundled") -> Dataset:
         DataError: if the key or the path is unknown, or the files cannot be right.
     """
     if str(source) == "bundled":
-        return _from_compact(key, "bundled", database(key).bundled_path)
+        return _from_compact(key, "bundled", database(key).bundled_paths)
     path = published_folder(key) if str(source) == "published" else Path(source)
     if str(source) == "published" and not path.is_dir():
         raise DataError(f"{path}: not found; fetch the published data first: tracegrad data fetch {database(key).key}")
     if not path.exists():
         raise DataError(f"{path}: not found; expected a compact .h5 file, a folder of DeepH folders or a split file")
     if path.suffix in (".h5", ".hdf5"):
-        return _from_compact(key, str(source), path)
+        return _from_compact(key, str(source), (path,))
     return _from_folders(key, str(source), open_folders(path, key))
 
 
@@ -127,10 +127,11 @@ def published_folder(key: str) -> Path:
     return Path(os.environ.get("TRACEGRAD_DATA") or pooch.os_cache("tracegrad")) / key
 
 
-def _from_compact(key: str, source: str, path: Path) -> Dataset:
-    contents = open_compact(path)
+def _from_compact(key: str, source: str, paths: Sequence[Path]) -> Dataset:
+    contents = CompactSet(tuple(open_compact(path) for path in paths))
+    first = contents.parts[0]
     subsets = {name: StructureSequence(ids, contents.read) for name, ids in contents.subsets.items()}
-    return Dataset(key, source, contents.orbitals, contents.spinful, manifest=contents.manifest, **subsets)
+    return Dataset(key, source, first.orbitals, first.spinful, manifest=first.manifest, **subsets)
 
 
 def _from_folders(key: str, source: str, folders: FolderSet) -> Dataset:

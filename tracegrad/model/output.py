@@ -169,12 +169,12 @@ def _collect(
     index, sign = targets.frame_partner
     for graph in graphs:
         rows = graph.num_nodes + graph.num_pairs
-        on_site, forward = graph.target_frame[:rows].double().split([graph.num_nodes, graph.num_pairs])
-        for species in graph.species.unique().tolist():
-            loops.setdefault(species, []).append(on_site[graph.species == species])
-        distances = torch.cat([_distances(graph, rows).double()] * 2)
+        on_site, forward = graph.target_frame[:rows].cpu().double().split([graph.num_nodes, graph.num_pairs])
+        nodes, types = graph.species.cpu(), graph.edge_type[graph.num_nodes :].cpu()
+        for species in nodes.unique().tolist():
+            loops.setdefault(species, []).append(on_site[nodes == species])
+        distances = torch.cat([_distances(graph, rows).cpu().double()] * 2)
         both = torch.cat([forward, forward[:, index] * sign])
-        types = graph.edge_type[graph.num_nodes :]
         for pair_type, chosen in _by_type(types):
             pairs.setdefault(pair_type, []).append((distances[chosen], both[chosen]))
     joined = {t: (torch.cat([r for r, _ in part]), torch.cat([x for _, x in part])) for t, part in pairs.items()}

@@ -127,6 +127,11 @@ class Supervisor(Callback):
             self._record(trainer, pl_module, step, validate)
         trainer.should_stop = trainer.should_stop or done
 
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Write the whole learning curve."""
+        if trainer.is_global_zero:
+            write_history(self.folder / HISTORY_FILE, self.history)
+
     def _loss_is_finite(self, module: TrainingModule) -> bool:
         assert module.terms is not None
         return math.isfinite(float(module.terms.total.detach()))
@@ -150,8 +155,7 @@ class Supervisor(Callback):
         numbers = {key: value for key, value in row.items() if isinstance(value, float)}
         for logger in trainer.loggers:
             logger.log_metrics(numbers, step)
-        due = time.monotonic() - self.written >= HISTORY_SECONDS
-        if validate and trainer.is_global_zero and (due or self.budget.progress(step, self.seconds) >= 1.0):
+        if validate and trainer.is_global_zero and time.monotonic() - self.written >= HISTORY_SECONDS:
             write_history(self.folder / HISTORY_FILE, self.history)
             self.written = time.monotonic()
 

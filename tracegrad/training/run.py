@@ -95,6 +95,7 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     targets = cast(TargetLayout, model.targets)
     graphs = build_graphs(structures, targets, dtype=dtype, device=device)
     val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
+    model.calibrate(graphs)
     model.to(dtype=dtype, device=device)
     order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices)
     steps = order.steps_per_epoch

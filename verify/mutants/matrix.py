@@ -11,12 +11,19 @@ from functools import partial
 
 import torch
 
-from ..api import verify_equivariance
 from ..checks import FUNCTION_CHECKS, OPTIONAL_CHECKS
+from ..checks.pole import pole
+from ..context import Context
+from ..function_subject import FunctionSubject
 from ..result import CheckResult, Report, Verdict, worst
+from ..runner import run_checks
 from .catalogue import CATALOGUE, entry
 from .kinds import Mutant
 from .outcome import KillMatrix, Outcome
+
+CHECKS = {**FUNCTION_CHECKS, "pole": pole}
+COUNTS = ("dtype_leak", "input_mutation", "vacuity")
+"""Checks whose error is a count, not a relative error."""
 
 TRIALS = 48
 SEARCH = 12
@@ -40,18 +47,9 @@ def verify_mutant(mutant: Mutant, seed: int = 0, trials: int = TRIALS, search: i
         return result.checks if isinstance(result, Report) else [result]
     assert mutant.build is not None
     subject = mutant.build(seed)
-    names = [name for name in FUNCTION_CHECKS if name not in OPTIONAL_CHECKS and name not in mutant.without]
-    report = verify_equivariance(
-        subject.func,
-        subject.irreps_in,
-        subject.irreps_out,
-        checks=names,
-        seed=seed,
-        trials=trials,
-        search=search,
-        diagnose=False,
-    )
-    return report.checks
+    names = [name for name in CHECKS if name not in OPTIONAL_CHECKS and name not in mutant.without]
+    tested = FunctionSubject(subject.func, subject.irreps_in, subject.irreps_out, None, torch.float64)
+    return run_checks(Context(tested, seed, trials, None, search), names, CHECKS, diagnose=False).checks
 
 
 def judge(mutant: Mutant, checks: list[CheckResult], seconds: float = 0.0) -> Outcome:
@@ -68,7 +66,7 @@ def judge(mutant: Mutant, checks: list[CheckResult], seconds: float = 0.0) -> Ou
     failures = sorted((c for c in checks if not c.passed), key=lambda c: -c.verdict.severity)
     allowed = [c for c in failures if c.name in mutant.may_report and c.verdict in (Verdict.SUSPECT, Verdict.PRECISION)]
     counted = [c for c in failures if c not in allowed] if mutant.control else failures
-    finite = [c.error for c in (failures or checks) if math.isfinite(c.error)]
+    finite = [c.error for c in (failures or checks) if math.isfinite(c.error) and c.name not in COUNTS]
     return Outcome(
         key=mutant.key,
         family=mutant.family,
@@ -76,7 +74,7 @@ def judge(mutant: Mutant, checks: list[CheckResult], seconds: float = 0.0) -> Ou
         control=mutant.control,
         verdict=worst(c.verdict for c in checks).value,
         checks=tuple(c.name for c in failures),
-        error=max(finite, default=math.inf),
+        error=max(finite, default=math.nan),
         expected=mutant.found_by,
         killed=bool(counted),
         seconds=seconds,

@@ -162,7 +162,7 @@ MUTANTS = (
     _run("F2", "gradient through a detached f", _operator(DetachedGradient), "theorem_2"),
     _run("F3", "LayerNorm over the components of v", _operator(ComponentLayerNorm), "theorem_2"),
     _run("F4", "gate applied per component", _operator(ComponentGate), "theorem_2"),
-    Mutant("F5", "method", "edge frame from acos at the pole", edge_frame_subject("acos"), found_by="search"),
+    Mutant("F5", "method", "edge frame from acos at the pole", edge_frame_subject("acos"), found_by="pole"),
     Mutant("F6", "method", "frame gauge leak", edge_frame_subject("gauge"), found_by="rotation"),
     _run("F7", "Hermitian partner with the wrong sign", _hermitian(no_signs), "hermitian_partner"),
 )

@@ -1,4 +1,4 @@
-"""The CP2K input holds the settings of the data, and the pruned Mo basis is the engine's own less one shell and one row."""
+"""The CP2K input holds the settings of the data; the pruned Mo basis is the engine's own less one shell and one row."""
 
 from __future__ import annotations
 

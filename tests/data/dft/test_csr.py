@@ -1,4 +1,4 @@
-"""Real-space matrices: assembled blocks against PySCF and against the engine's Fermi level; every trap has its control."""
+"""Real-space matrices against PySCF and against the engine's Fermi level; every trap has its control."""
 
 from __future__ import annotations
 

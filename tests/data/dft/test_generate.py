@@ -1,4 +1,4 @@
-"""Sets of structures: finished ones are kept, failed ones are reported and never stored, the command line says what it did.
+"""Sets of structures: finished ones are kept, failed ones are reported and never stored.
 
 The engine is played by a script that unpacks a recorded run, or that leaves an output without convergence.
 """
@@ -20,6 +20,7 @@ import pytest
 from tracegrad.cli import generate as command
 from tracegrad.data.compact import open_compact
 from tracegrad.data.deeph import read_deeph
+from tracegrad.data.dft import generate as generation
 from tracegrad.data.dft.calculation import Request
 from tracegrad.data.dft.generate import RECORD_NAME, Report, generate, make_one, make_requests
 from tracegrad.data.structure import Structure
@@ -156,7 +157,7 @@ def test_an_output_of_another_structure_is_not_stored(tmp_path: Path, engine: An
     assert not (tmp_path / "out" / moved.name).exists()
 
 
-def test_structures_run_in_several_processes(tmp_path: Path, engine: Any) -> None:
+def test_structures_run_side_by_side(tmp_path: Path, engine: Any) -> None:
     calls = engine(FAILS)
     requests = make_requests("MG", 2, supercell=(1, 1))
     report = generate(requests, tmp_path / "out", jobs=2)
@@ -239,7 +240,7 @@ def test_one_structure_leaves_nothing_behind_when_interrupted(
     def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tracegrad.data.dft.generate._store", interrupted)
+    monkeypatch.setattr(generation, "_store", interrupted)
     with pytest.raises(KeyboardInterrupt):
         make_one(recordings["carbon_dimer"], tmp_path, "deeph", str(tmp_path / "bin" / "cp2k.psmp"))
     assert [path for path in tmp_path.rglob("*MG_test*") if path.is_file()] == []

@@ -4,10 +4,6 @@ from tracegrad.data.dft.calculation import Calculation as Calculation
 from tracegrad.data.dft.calculation import Request as Request
 from tracegrad.data.dft.calculation import calculate as calculate
 from tracegrad.data.dft.calculation import read_run as read_run
-from tracegrad.data.dft.generate import Outcome as Outcome
-from tracegrad.data.dft.generate import Report as Report
-from tracegrad.data.dft.generate import generate as generate
-from tracegrad.data.dft.generate import make_requests as make_requests
 from tracegrad.data.dft.geometry import Twist as Twist
 from tracegrad.data.dft.geometry import find_twist as find_twist
 from tracegrad.data.dft.geometry import make_structure as make_structure

@@ -18,6 +18,7 @@ from tracegrad.errors import DataError
 
 PROGRAMS = ("cp2k.psmp", "cp2k.ssmp", "cp2k.popt", "cp2k.sopt", "cp2k")
 OUTPUT_NAME = "run.out"
+ERRORS_NAME = "run.err"
 VACUUM_HALF_WIDTH = 0.75
 VACUUM_POINTS = 31
 
@@ -65,19 +66,27 @@ def find_cp2k() -> str:
     )
 
 
-def run_cp2k(program: str, folder: Path) -> str:
-    """Run CP2K on the input in a folder, with one thread, and return the text of its output.
+def run_cp2k(program: str, folder: Path) -> tuple[str, float]:
+    """Run CP2K on the input in a folder, with one thread.
+
+    Returns:
+        The text of its output, and the CPU seconds that it took.
 
     Raises:
-        ScfError: If the program fails to start or leaves no output.
+        ScfError: If the program leaves no output.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [program, "-i", INPUT_NAME, "-o", OUTPUT_NAME]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    with (folder / ERRORS_NAME).open("wb") as errors:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=errors, stderr=errors)
+        # wait4 and not wait: it gives the CPU time of this child, whatever others run beside it.
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     output = folder / OUTPUT_NAME
     if not output.exists():
-        raise ScfError(f"CP2K left no output (exit code {done.returncode}): {done.stderr.strip()[-300:]}")
-    return output.read_text(encoding="utf-8", errors="replace")
+        complaint = (folder / ERRORS_NAME).read_text(encoding="utf-8", errors="replace").strip()[-300:]
+        raise ScfError(f"CP2K left no output (exit code {process.returncode}): {complaint}")
+    return output.read_text(encoding="utf-8", errors="replace"), usage.ru_utime + usage.ru_stime
 
 
 def parse_output(text: str) -> Cp2kOutput:

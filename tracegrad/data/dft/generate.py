@@ -1,4 +1,4 @@
-"""A set of structures: one process per structure, finished ones kept, failed ones reported and left out.
+"""A set of structures: one engine process for each, finished ones kept, failed ones reported and left out.
 
 Two forms on disk. ``deeph``: OUT/<name>/ is a DeepH folder with ``generation.json`` beside its matrices. ``compact``:
 OUT/parts/<name>.h5 is a compact file of one structure and OUT/<KEY>.h5 the set made of them. A structure counts as
@@ -8,13 +8,11 @@ finished when its record is complete; both forms write that record last and at o
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +103,7 @@ def generate(
         requests: Structures of one system.
         out: Folder to write to; it is created.
         form: ``deeph`` or ``compact``.
-        jobs: Processes, each with one thread.
+        jobs: Structures at a time, each by an engine process with one thread.
         on_outcome: Called as each structure ends.
 
     Returns:
@@ -139,10 +137,8 @@ def _outcomes(requests: Sequence[Request], out: Path, form: str, jobs: int, prog
             yield Outcome(request.name, "kept")
         else:
             waiting.append(request)
-    if jobs == 1:
-        yield from (make_one(request, out, form, program) for request in waiting)
-        return
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=get_context("spawn"), initializer=_use_one_thread) as pool:
+    # Threads are enough: the engine's own processes do the work.
+    with ThreadPoolExecutor(max_workers=jobs) as pool:
         futures: list[Future[Outcome]] = [pool.submit(make_one, request, out, form, program) for request in waiting]
         try:
             for future in as_completed(futures):
@@ -172,10 +168,6 @@ def make_one(request: Request, out: Path, form: str, program: str) -> Outcome:
             work.parent.rmdir()
     facts = calculation.facts
     return Outcome(request.name, "done", f"{facts['scf_cycles']} SCF cycles, {facts['cpu_seconds']:.0f} s")
-
-
-def _use_one_thread() -> None:
-    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def _store(calculation: Calculation, out: Path, form: str) -> None:

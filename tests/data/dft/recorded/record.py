@@ -2,7 +2,8 @@
 
     python tests/data/dft/recorded/record.py        writes NAME.tar.xz beside this file; needs CP2K, takes 20 s
 
-Two atoms in a small hexagonal cell, one of them folded by CP2K and the other not. Loose thresholds keep the files small.
+Two atoms in a small hexagonal cell, one of them folded by CP2K and the other not.
+Loose thresholds keep the files small.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Recording(Request):
         text = path.read_text(encoding="utf-8")
         text = text.replace("EPS_DEFAULT 1e-10", f"EPS_DEFAULT {self.eps_default}")
         path.write_text(text.replace("THRESHOLD 1e-10", f"THRESHOLD {self.threshold}"), encoding="utf-8")
-        return cp2k.run_cp2k(cp2k.find_cp2k(), folder)
+        return cp2k.run_cp2k(cp2k.find_cp2k(), folder)[0]
 
 
 RECORDINGS = {

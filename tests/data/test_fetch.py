@@ -1,0 +1,364 @@
+"""Fetching from a local server: interruptions, partial files, wrong checksums, a full disk, hostile archives."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import json
+import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tracegrad.data import DATABASES, Structure, load_dataset, write_deeph
+from tracegrad.data import fetch as fetch_module
+from tracegrad.data.archives import extract_zip
+from tracegrad.data.databases import Archive
+from tracegrad.data.download import ResumingDownloader
+from tracegrad.data.fetch import fetch, locate
+from tracegrad.errors import DataError
+
+NAME = "Monolayer_graphene_dataset.zip"
+
+
+@dataclass
+class Site:
+    """A server on this machine and how it misbehaves."""
+
+    content: dict[str, bytes]
+    port: int = 0
+    ranges: bool = True
+    etag: str = '"one"'
+    drop_after: list[int] = field(default_factory=list)  # bytes sent before the connection is cut, per request
+    status: list[int] = field(default_factory=list)  # answers that come before the real one
+    seen: list[tuple[str, str | None]] = field(default_factory=list)  # (path, Range) of every request
+
+    @property
+    def url(self) -> str:
+        """Address of the folder that is served."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            """Say nothing."""
+
+        def do_GET(self) -> None:
+            name, wanted = self.path.strip("/"), self.headers.get("Range")
+            site.seen.append((name, wanted))
+            if site.status:
+                return self.send_error(site.status.pop(0))
+            if name not in site.content:
+                return self.send_error(404)
+            body, start = site.content[name], 0
+            if wanted and site.ranges and self.headers.get("If-Range", site.etag) == site.etag:
+                start = int(re.fullmatch(r"bytes=(\d+)-", wanted).group(1))
+                if start >= len(body):
+                    self.send_response(416)
+                    self.send_header("Content-Range", f"bytes */{len(body)}")
+                    self.send_header("Content-Length", "0")
+                    return self.end_headers()
+                self.send_response(206)
+                self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+            else:
+                self.send_response(200)
+            self.send_header("ETag", site.etag)
+            self.send_header("Content-Length", str(len(body) - start))
+            self.end_headers()
+            part = body[start:]
+            if site.drop_after:
+                part = part[: site.drop_after.pop(0)]
+                self.close_connection = True
+            self.wfile.write(part)
+            return None
+
+    return Handler
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """A running server; the test fills its content."""
+    state = Site({})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(state))
+    state.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield state
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def archive(tmp_path: Path, make_structure: Callable[..., Structure]) -> bytes:
+    """A zip archive like the published ones, made of ten structures of our own."""
+    for k in range(10):
+        write_deeph(make_structure(seed=k), tmp_path / "made" / "Monolayer_graphene_dataset" / f"{k}")
+    path = shutil.make_archive(str(tmp_path / "made"), "zip", tmp_path / "made")
+    return Path(path).read_bytes()
+
+
+def test_a_database_is_fetched_unpacked_split_and_loaded(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    reported: list[tuple[str, int, int]] = []
+    result = fetch("MG", tmp_path / "MG", mirror=site.url, progress=lambda *state: reported.append(state))
+    assert reported[-1] == (NAME, len(archive), len(archive))
+    assert result.counts == {"train": 6, "val": 2, "test": 2, "test_twisted": 0}
+    assert result.archives[NAME]["sha256"] == hashlib.sha256(archive).hexdigest()
+    assert "none is known" in result.archives[NAME]["checked"]
+    dataset = load_dataset("MG", tmp_path / "MG")
+    assert dataset.split_sha256 == result.split_sha256
+    assert dataset.train[0].hamiltonian is not None
+    requests = len(site.seen)
+    again = fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert len(site.seen) == requests  # nothing is downloaded twice
+    assert again.archives[NAME]["checked"] == "the checksum of the first download"
+
+
+def test_the_published_source_is_found_by_name(
+    site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEGRAD_DATA", str(tmp_path / "cache"))
+    site.content[NAME] = archive
+    assert fetch("MG", mirror=site.url).folder == tmp_path / "cache" / "MG"
+    assert len(load_dataset("MG", "published").train) == 6
+
+
+def test_an_interrupted_transfer_goes_on_where_it_stopped(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    site.drop_after = [1000, 2000]
+    fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    assert [wanted for _, wanted in site.seen] == [None, "bytes=1000-", "bytes=3000-"]
+    assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+def test_a_partial_file_of_an_earlier_run_is_used(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    site.drop_after = [700, 0, 0, 0]  # every attempt of the first run ends early
+    with pytest.raises(DataError, match=r"interrupted after 700 bytes .* Run the same command again"):
+        fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    assert not (tmp_path / "MG" / "split.json").exists()
+    assert (tmp_path / "MG" / "archives" / f"{NAME}.part").stat().st_size == 700
+    site.seen.clear()
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert site.seen == [(NAME, "bytes=700-")]
+    assert [p.name for p in (tmp_path / "MG" / "archives").iterdir()] == [NAME]
+
+
+@pytest.mark.parametrize("server", ["no ranges", "changed file", "partial file too long", "partial file complete"])
+def test_a_partial_file_never_spoils_the_result(server: str, site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    partial = tmp_path / "MG" / "archives" / f"{NAME}.part"
+    partial.parent.mkdir(parents=True)
+    state = {"url": f"{site.url}/{NAME}", "validator": '"one"', "total": len(archive)}
+    partial.write_bytes(b"x" * 900)
+    if server == "no ranges":
+        site.ranges = False
+    elif server == "changed file":
+        site.etag = '"two"'
+    elif server == "partial file too long":
+        partial.write_bytes(archive + b"more")
+    else:
+        partial.write_bytes(archive)
+    partial.with_name(partial.name + ".json").write_text(json.dumps(state))
+    fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+def test_a_partial_file_of_unknown_origin_is_replaced(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    partial = tmp_path / "MG" / "archives" / f"{NAME}.part"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"something else")
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert site.seen == [(NAME, None)]
+
+
+def test_a_wrong_checksum_leaves_nothing(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    right = hashlib.sha256(archive).hexdigest()
+    with pytest.raises(DataError, match=f"(?s)wrong checksum.*{right}"):
+        fetch("MG", tmp_path / "MG", mirror=site.url, sha256={"": "0" * 64})
+    assert list((tmp_path / "MG" / "archives").iterdir()) == []
+    result = fetch("MG", tmp_path / "MG", mirror=site.url, sha256={NAME: right})
+    assert result.archives[NAME]["checked"] == "the checksum given"
+    # A damaged copy is noticed by the recorded checksum, and replaced.
+    (tmp_path / "MG" / "archives" / NAME).write_bytes(archive[:-1] + b"?")
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+class _FullDisk(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_said_and_the_partial_file_is_kept(
+    site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    downloader = ResumingDownloader(tmp_path / "a.part", pause=0)
+    site.drop_after = [500]
+    copy = ResumingDownloader._copy
+
+    def fills_up(self: ResumingDownloader, response: object, handle: object, done: int, total: int) -> None:
+        copy(self, response, _FullDisk() if done else handle, done, total)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ResumingDownloader, "_copy", fills_up)
+    with pytest.raises(DataError, match="disk full after 500 bytes; make space and run the same command again"):
+        downloader(f"{site.url}/{NAME}", tmp_path / "out.zip")
+    monkeypatch.undo()
+    assert (tmp_path / "a.part").read_bytes() == archive[:500]
+    downloader(f"{site.url}/{NAME}", tmp_path / "out.zip")
+    assert (tmp_path / "out.zip").read_bytes() == archive
+
+
+def test_a_disk_too_small_is_noticed_before_the_transfer(
+    site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(DataError, match=f"disk full, {len(archive)} bytes are needed and 10 are free"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert list((tmp_path / "MG" / "archives").iterdir()) == []
+
+
+def test_a_full_disk_while_unpacking_leaves_no_half_folder(
+    archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.zip").write_bytes(archive)
+    (tmp_path / "work").mkdir()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", full)
+    with pytest.raises(DataError, match=r"disk full while unpacking a\.zip"):
+        extract_zip(tmp_path / "a.zip", tmp_path / "work" / "a")
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [([404], "answered 404"), ([503] * 4, "interrupted after 0 bytes .*503")]
+)
+def test_a_refusal_of_the_server_is_passed_on(
+    status: list[int], message: str, site: Site, archive: bytes, tmp_path: Path
+) -> None:
+    site.content[NAME] = archive
+    site.status = list(status)
+    with pytest.raises(DataError, match=message):
+        fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    site.status = [503]  # a passing fault is overcome
+    fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+
+
+def test_addresses_and_servers_that_are_none_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="starts with http"):
+        ResumingDownloader(tmp_path / "a.part")("file:///etc/hostname", tmp_path / "a")
+    with pytest.raises(DataError, match="interrupted after 0 bytes"):
+        ResumingDownloader(tmp_path / "a.part", attempts=1)("http://127.0.0.1:9/a.zip", tmp_path / "a")
+    with pytest.raises(DataError, match="unknown database 'MC'"):
+        fetch("MC", tmp_path)
+
+
+def test_another_size_than_the_record_states_is_refused(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    with pytest.raises(DataError, match=f"expected 12 bytes, the server offers {len(archive)}"):
+        ResumingDownloader(tmp_path / "a.part", size=12)(f"{site.url}/{NAME}", tmp_path / "a.zip")
+
+
+def _zip(members: dict[str, bytes], mode: int = 0) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as content:
+        for name, data in members.items():
+            info = zipfile.ZipInfo(name)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = mode << 16
+            content.writestr(info, data)
+    return stream.getvalue()
+
+
+HOSTILE = {
+    "parent folder": (_zip({"a/../../evil": b"x"}), "points outside"),
+    "absolute path": (_zip({"/tmp/evil": b"x"}), "points outside"),
+    "windows path": (_zip({"C:\\evil": b"x"}), "points outside"),
+    "backslashes": (_zip({"..\\..\\evil": b"x"}), "points outside"),
+    "link": (_zip({"a": b"/etc/hostname"}, mode=0o120777), "points outside"),
+    "bomb": (_zip({"a": bytes(10**7)}), "would unpack to 10000000"),
+    "no archive": (b"<html>not found</html>", "damaged or no zip archive"),
+    "truncated": (_zip({"a": b"some content"})[:-30], "damaged or no zip archive"),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_hostile_and_damaged_archives_write_nothing(kind: str, tmp_path: Path) -> None:
+    content, message = HOSTILE[kind]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.zip").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        extract_zip(tmp_path / "in" / "a.zip", tmp_path / "out" / "a")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_harmless_archive_replaces_an_older_folder(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "old").touch()
+    (tmp_path / "a.zip").write_bytes(_zip({"b/new": b"x"}))
+    extract_zip(tmp_path / "a.zip", tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new"]
+    assert not (tmp_path / "a" / "old").exists()
+
+
+@dataclass
+class Record:
+    """A record of the repository as pooch presents it."""
+
+    doi: str
+    files: dict[str, str]
+
+    def populate_registry(self, holder: SimpleNamespace) -> None:
+        """Checksums of all files."""
+        holder.registry.update({name: "md5:" + md5 for name, md5 in self.files.items()})
+
+    def download_url(self, name: str) -> str:
+        """Address of one file."""
+        return f"http://example.invalid/{self.doi}/{name}"
+
+    @property
+    def api_response(self) -> dict[str, list[dict[str, object]]]:
+        """What the repository says about its files."""
+        return {"files": [{"key": name, "size": 7} for name in self.files]}
+
+
+def test_archives_are_located_in_the_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    records = {
+        "10.5281/zenodo.7553640": {"Bilayer_graphene_dataset.zip": "aa", "Bismuth_twisted.zip": "bb"},
+        "10.5281/zenodo.7553827": {"Bi2Se3.zip": "cc", "Monolayer_graphene_dataset_v2.zip": "dd"},
+        "10.5281/zenodo.7553843": {"Bi2Te3_dataset_soc.zip": "ee"},
+    }
+    monkeypatch.setattr(fetch_module, "doi_to_repository", lambda doi: Record(doi, records[doi]))
+    found = {key: [locate(a, DATABASES[key]) for a in DATABASES[key].archives] for key in ("MG", "BG", "BT", "BS")}
+    assert found["BG"][0].url.endswith("7553640/Bilayer_graphene_dataset.zip")
+    assert (found["BT"][0].checksum, found["BT"][0].size) == ("md5:ee", 7)
+    assert found["BS"][0].url.endswith("7553827/Bi2Se3.zip")
+    assert found["MG"][0].url.endswith("Monolayer_graphene_dataset_v2.zip")  # a guessed name finds the one that fits
+    with pytest.raises(DataError, match=r"no file 'Monolayer_MoS2_dataset.zip' .*found Bi.*use --source PATH"):
+        locate(DATABASES["MM"].archives[0], DATABASES["MM"])
+    with pytest.raises(DataError, match=r"no file 'Bilayer\.zip'"):
+        locate(Archive("Bilayer.zip", "10.5281/zenodo.7553640", confirmed=True), DATABASES["BG"])
+
+    def offline(doi: str) -> Record:
+        raise OSError("no route")
+
+    monkeypatch.setattr(fetch_module, "doi_to_repository", offline)
+    with pytest.raises(DataError, match=r"cannot read the record \(no route\); .* --mirror URL"):
+        locate(DATABASES["BT"].archives[0], DATABASES["BT"])

@@ -1,0 +1,194 @@
+"""The command line: exit codes, messages without tracebacks, JSON that is alone on standard output."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tracegrad
+from tracegrad.cli import COMMANDS, build_parser, main
+from tracegrad.data import Blocks, Structure
+from tracegrad.data.compact import write_compact
+
+TINY = [
+    "--preset", "smoke", "--set", "hidden_irreps=4x0e+4x1o", "--set", "embed_dim=4", "--set", "num_blocks=1",
+    "--set", "num_radial=4", "--set", "epochs=2", "--set", "loggers=[]", "--set", "device=cpu", "--set", "reference=false",
+    "--set", "scaling=none",
+]  # fmt: skip
+
+
+def make_structure(name: str, shells: tuple[int, ...]) -> Structure:
+    """Return two carbon atoms with a diagonal Hamiltonian."""
+    n = sum(2 * l + 1 for l in shells)
+    blocks = {(0, 0, 0, i, j): np.eye(n) * (-5.0 if i == j else 1.0) for i, j in ((0, 0), (1, 1), (0, 1))}
+    positions, cell = np.array([[0.0, 0, 0], [1.4, 0, 0]]), np.diag([9.0, 9.0, 9.0])
+    orbitals, pbc = {6: shells}, np.ones(3, dtype=bool)
+    return Structure(np.array([6, 6]), positions, cell, pbc, orbitals, False, Blocks.from_dict(blocks), name=name)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with ``MG.h5``, the same with other orbitals, and a finished run."""
+    folder = tmp_path_factory.mktemp("cli")
+    for name, shells in (("MG", (0, 1)), ("other", (0, 0, 1))):
+        subsets = ("train", "train", "val", "test")
+        structures = [(subset, make_structure(f"{name}_{k}", shells)) for k, subset in enumerate(subsets)]
+        write_compact(folder / f"{name}.h5", structures)
+    command = ["train", *TINY, "--dataset", "MG", "--source", str(folder / "MG.h5"), "--setting", "DeepHE3"]
+    assert main([*command, "--quiet", "--out", str(folder / "run")]) == 0
+    return folder
+
+
+def test_help_is_fast_and_complete(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, tracegrad.cli as c\ntry: c.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    started = time.monotonic()
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 5.0
+    assert run.stdout.splitlines()[-1] == "False"
+    for name in ("train", "evaluate", "info"):
+        assert f"\n    {name}" in run.stdout
+        with pytest.raises(SystemExit) as leave:
+            main([name, "--help"])
+        assert leave.value.code == 0
+        text = capsys.readouterr().out
+        assert f"examples:\n  tracegrad {name}" in text
+        assert "--json" in text
+        assert "--quiet" in text
+
+
+def test_every_example_of_the_help_is_accepted_by_the_parser(root: Path) -> None:
+    del root
+    lines = []
+    for name in ("train", "evaluate", "info"):
+        parser = build_parser([name])
+        sub = next(action for action in parser._actions if action.dest == "command").choices[name]
+        lines += [line.split("  ")[1].split() for line in sub.epilog.splitlines()[1:]]
+    assert len(lines) >= 10
+    for words in lines:
+        options = build_parser(words[1:]).parse_args(words[1:])
+        assert callable(options.run)
+
+
+def test_commands_are_known_by_name_before_they_are_imported() -> None:
+    assert {"train", "evaluate", "predict", "bands", "data", "parity", "import-deephe3", "info"} <= set(COMMANDS)
+    with pytest.raises(SystemExit) as leave:
+        main(["trian"])
+    assert leave.value.code == 2
+
+
+def test_train_prints_one_json_object_and_nothing_else(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["train", *TINY, "--dataset", "MG", "--source", str(files / "MG.h5"), "--out", str(files / "json")]
+    assert main([*command, "--setting", "DeepHE3+TraceGrad", "--seed", "7", "--json"]) == 0
+    record = json.loads(capfd.readouterr().out)
+    assert record == json.loads((files / "json" / "run.json").read_text())
+    assert (record["seed"], record["setting"], record["preset"]) == (7, "DeepHE3+TraceGrad", "smoke")
+
+
+def test_quiet_says_nothing_and_the_default_says_the_error(files: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["train", *TINY, "--dataset", "MG", "--source", str(files / "MG.h5"), "--setting", "DeepHE3", "--resume"]
+    assert main([*command, "--out", str(files / "run"), "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main([*command, "--out", str(files / "run")]) == 0
+    assert "MAE_all" in capfd.readouterr().out
+
+
+def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, record = files / "run" / "final.ckpt", json.loads((files / "run" / "run.json").read_text())
+    command = ["evaluate", str(checkpoint), "--data", str(files / "MG.h5")]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["metrics"] == record["metrics"]
+    assert result["trained_on"]["split_sha256"] == record["split_sha256"]
+    assert main([*command, "--baseline", str(files / "run" / "run.json")]) == 0
+    assert "worst of DeepHE3" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--out", "x"], "expected --config FILE or --preset"),
+        (["train", "--preset", "smoke"], "--out DIR is needed"),
+        (["train", "--preset", "smoke", "--set", "learnin_rate=1", "--out", "x"], "Did you mean 'learning_rate'"),
+        (["train", "--config", "missing.yaml", "--out", "x"], "missing.yaml: cannot be read"),
+        (["train", "--preset", "smoke", "--dataset", "MH", "--out", "x"], "Did you mean"),
+        (["train", "--preset", "smoke", "--source", "missing.h5", "--out", "x"], "missing.h5"),
+        (["evaluate", "missing.ckpt", "--data", "MG"], "missing.ckpt: not found"),
+        (["evaluate", "FILES/run/config.yaml", "--data", "MG"], "truncated or not a checkpoint"),
+        (["evaluate", "FILES/run/last.ckpt", "--data", "MG"], "unfinished run"),
+        (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/other.h5"], "made for MG with the shells"),
+        (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/MG.h5", "--baseline", "FILES/MG.h5"], "run record"),
+        (["info", "--preset", "smok"], "Did you mean 'smoke'"),
+    ],
+)
+def test_wrong_input_gives_a_message_and_exit_code_2(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main([word.replace("FILES", str(files)) for word in words]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("tracegrad: error: ")
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"] == []
+
+
+def test_a_folder_with_another_run_is_refused_and_left_alone(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in (files / "run").iterdir()}
+    command = ["train", *TINY, "--dataset", "MG", "--source", str(files / "MG.h5"), "--out", str(files / "run")]
+    assert main(command) == 2
+    assert "holds another run; continue it with --resume or give another --out" in capsys.readouterr().err
+    assert {path.name: path.stat().st_mtime_ns for path in (files / "run").iterdir()} == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device", "run.json"), KeyboardInterrupt()])
+def test_failures_of_the_system_end_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException
+) -> None:
+    def fail(options: object) -> int:
+        raise error
+
+    monkeypatch.setattr("tracegrad.cli.info.run", fail)
+    code = main(["info"])
+    text = capsys.readouterr().err
+    if isinstance(error, OSError):
+        assert (code, text) == (2, "tracegrad: error: run.json: No space left on device\n")
+    else:
+        assert (code, text) == (130, "tracegrad: interrupted\n")
+
+
+def test_info_tells_versions_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert {"torch", "python", "e3nn"} <= set(facts["versions"])
+    assert "MG" in facts["bundled_data"]
+    assert main(["info"]) == 0
+    assert facts["versions"]["torch"] in capsys.readouterr().out
+    assert main(["info", "--options"]) == 0
+    assert "training.learning_rate: float = 0.003" in capsys.readouterr().out
+    assert main(["info", "--options", "--json"]) == 0
+    assert any(row["key"] == "model.hidden_irreps" for row in json.loads(capsys.readouterr().out))
+    assert main(["info", "--preset", "smoke"]) == 0
+    assert "epochs: 4" in capsys.readouterr().out
+
+
+def test_configuration_can_be_printed_and_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--preset", "bundled", "--dataset", "BT", "--print-config"]) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "my.yaml").write_text(text)
+    assert main(["train", "--config", str(tmp_path / "my.yaml"), "--print-config"]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_public_names_are_found_and_others_are_not() -> None:
+    assert tracegrad.__version__ == "0.1.0"
+    assert all(getattr(tracegrad, name) is not None for name in tracegrad.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        tracegrad.nothing  # noqa: B018

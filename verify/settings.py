@@ -1,0 +1,165 @@
+"""The settings of the paper's tables on small structures with the orbitals of the six databases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from ase.data import atomic_numbers
+
+from tracegrad.data import DATABASES, Structure
+from tracegrad.graph import TargetLayout, build_graph
+from tracegrad.model import DeepHE3, Induction, NetworkSizes
+
+from .adapter_tracegrad import TraceGradAdapter
+from .checks import GRAPH_CHECKS
+from .checks.pole import pole
+from .context import Context
+from .graph_subject import GraphSubject
+from .result import CheckResult, Verdict, worst
+from .runner import run_checks
+
+SETTINGS = {
+    "DeepHE3": Induction(),
+    "DeepHE3+Trace": Induction(trace=True, form="packed", width=12, trace_width=12),
+    "DeepHE3+Grad": Induction(operator=True, form="packed", width=12, trace_width=12),
+    "DeepHE3+TraceGrad": Induction(operator=True, trace=True, form="low_rank", width=12, trace_width=12),
+}
+TRIALS = 6
+DEPTHS = (1, 2, 3, 5)
+CORE = (
+    "rotation",
+    "inversion",
+    "translation",
+    "node_permutation",
+    "edge_permutation",
+    "far_fragment",
+    "supercell",
+    "hermiticity",
+    "time_reversal",
+    "vacuity",
+    "pole",
+)
+"""What is checked on every set of orbitals; the first set without and with spin gets all checks."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting on one set of orbitals.
+
+    Args:
+        database: key of the database whose orbitals are used.
+        setting: key of `SETTINGS`.
+        full: whether all checks run.
+    """
+
+    database: str
+    setting: str
+    full: bool
+
+
+def _cases() -> dict[str, Case]:
+    """All settings on MG and BB (without and with spin), TraceGrad on the other four."""
+    found = [Case(key, setting, setting == "DeepHE3+TraceGrad") for key in ("MG", "BB") for setting in SETTINGS]
+    found += [Case(key, "DeepHE3+TraceGrad", False) for key in ("MM", "BG", "BT", "BS")]
+    return {f"{case.database}/{case.setting}": case for case in found}
+
+
+CASES = _cases()
+
+
+@cache
+def layout_of(database: str) -> TargetLayout:
+    """Targets of a database: its elements, orbitals and spin."""
+    record = DATABASES[database]
+    orbitals = {atomic_numbers[symbol]: shells for symbol, shells in record.orbitals_bundled.items()}
+    return TargetLayout(orbitals, record.spinful)
+
+
+def small_graph(database: str, seed: int = 0) -> Any:
+    """Graph of two or three atoms in a periodic layer without symmetry.
+
+    Args:
+        database: key of the database whose elements are used.
+        seed: seed of the displacements.
+
+    Returns:
+        Graph in float64.
+    """
+    layout = layout_of(database)
+    numbers = np.array([layout.elements[k % len(layout.elements)] for k in range(2)])
+    draw = np.random.default_rng(seed)
+    positions = np.array([[0.0, 0.0, 0.0], [1.1, 1.3, 0.4]]) + 0.1 * draw.normal(size=(2, 3))
+    structure = Structure(
+        numbers=numbers,
+        positions=positions,
+        cell=np.array([[3.0, 0.2, 0.0], [-0.3, 3.1, 0.1], [0.1, 0.0, 12.0]]),
+        pbc=np.array([True, True, False]),
+        orbitals={int(Z): layout.orbitals[int(Z)] for Z in set(numbers.tolist())},
+        spinful=layout.spinful,
+        name=database,
+    )
+    return build_graph(structure, layout, r_max=2.6)
+
+
+def small_model(database: str, setting: str, seed: int = 0, num_blocks: int = 2) -> DeepHE3:
+    """Untrained network of a setting, small, in float64.
+
+    Args:
+        database: key of the database whose orbitals are predicted.
+        setting: key of `SETTINGS`.
+        seed: seed of the weights.
+        num_blocks: pairs of node and edge update.
+    """
+    sizes = NetworkSizes("6x0e+3x1o+3x2e+2x3o", 8, 3, num_blocks, 4.0, 8, "none")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return DeepHE3(layout_of(database), sizes, SETTINGS[setting]).double()
+
+
+def _context(database: str, setting: str, seed: int, num_blocks: int = 2) -> Context:
+    """Verification context of a small model."""
+    graph = small_graph(database, seed)
+    model = small_model(database, setting, seed, num_blocks)
+    subject = GraphSubject(model, graph, TraceGradAdapter(layout_of(database)), torch.float64)
+    return Context(subject, seed, TRIALS, None, 0)
+
+
+def check_setting(key: str, seed: int = 0) -> list[CheckResult]:
+    """Checks of one case.
+
+    Args:
+        key: key of `CASES`.
+        seed: seed of structure, weights and verifier.
+
+    Returns:
+        The checks that apply.
+    """
+    case = CASES[key]
+    registry = {**GRAPH_CHECKS, "pole": pole}
+    names = [name for name in registry if case.full or name in CORE]
+    return run_checks(_context(case.database, case.setting, seed), names, registry, diagnose=False).checks
+
+
+def check_depth(seed: int = 0) -> CheckResult:
+    """Rotation error against the number of blocks K, for the picture: round-off grows slowly or not at all.
+
+    Args:
+        seed: seed of structure, weights and verifier.
+
+    Returns:
+        Check "depth"; ``details["errors"]`` holds (K, error, tolerance).
+    """
+    rows = []
+    for depth in DEPTHS:
+        context = _context("MG", "DeepHE3+TraceGrad", seed, depth)
+        (check,) = run_checks(context, ["rotation"], GRAPH_CHECKS, diagnose=False).checks
+        rows.append((depth, check))
+    nearest = min((check for _, check in rows), key=lambda c: c.margin)
+    verdict = worst(check.verdict for _, check in rows)
+    message = "" if verdict is Verdict.PASS else "the error grows with depth beyond round-off"
+    errors = [[depth, check.error, check.tolerance] for depth, check in rows]
+    return CheckResult("depth", verdict, nearest.error, nearest.tolerance, message, TRIALS * len(DEPTHS), details={"errors": errors})

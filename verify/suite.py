@@ -1,0 +1,165 @@
+"""The default run of ``python -m verify``: instruments, theorems, conventions, the settings of the paper, planted faults.
+
+Every part is a list of tasks that need nothing but their names, so that they run in as many processes as there are cores.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from .environment import environment
+from .method import check_gradient_induction, check_library_conventions, check_theorem_1, check_theorem_2
+from .mutants.catalogue import CATALOGUE
+from .mutants.matrix import SEARCH, TRIALS, run_entry
+from .mutants.outcome import KillMatrix, Outcome
+from .result import CheckResult, Report, Verdict
+from .selfcheck import self_check
+from .settings import CASES, check_depth, check_setting
+
+LMAX = 12
+PARTS = ("method", "settings", "mutants")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One unit of work, named so that any process can do it.
+
+    Args:
+        part: one of `PARTS`.
+        key: what of that part.
+        seed: seed of everything that is drawn.
+    """
+
+    part: str
+    key: str
+    seed: int
+
+
+_METHOD: dict[str, Callable[[int], list[CheckResult]]] = {
+    "theorem_1": lambda seed: [check_theorem_1(seed)],
+    "theorem_2": lambda seed: [check_theorem_2(seed=seed)],
+    "gradient_induction": check_gradient_induction,
+    "conventions": check_library_conventions,
+}
+
+
+def tasks(parts: Sequence[str], seed: int) -> list[Task]:
+    """All tasks of the parts, the long ones first.
+
+    Args:
+        parts: some of `PARTS`.
+        seed: seed of everything that is drawn.
+    """
+    keys = {"settings": ["depth", *CASES], "method": list(_METHOD), "mutants": list(CATALOGUE)}
+    return [Task(part, key, seed) for part in ("settings", "method", "mutants") if part in parts for key in keys[part]]
+
+
+def run_task(task: Task) -> list[CheckResult] | Outcome:
+    """Do one task.
+
+    Args:
+        task: the task.
+
+    Returns:
+        Checks, or the outcome of a planted fault.
+    """
+    if task.part == "mutants":
+        return run_entry(task.key, task.seed, TRIALS, SEARCH)
+    if task.part == "method":
+        return _METHOD[task.key](task.seed)
+    return [check_depth(task.seed)] if task.key == "depth" else check_setting(task.key, task.seed)
+
+
+def _results(work: Sequence[Task], workers: int) -> Iterator[list[CheckResult] | Outcome]:
+    """Results in the order of the tasks."""
+    if workers <= 1 or len(work) < 2:
+        yield from map(run_task, work)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(run_task, work)
+
+
+def _to_terminal(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def kill_matrix_check(matrix: KillMatrix) -> CheckResult:
+    """The kill matrix as a check: its error is the number of faults missed and controls flagged.
+
+    Args:
+        matrix: the outcomes.
+
+    Returns:
+        PASS only when every fault was found and no control was flagged; the outcomes are in the details.
+    """
+    wrong = [*(o.key for o in matrix.missed), *(o.key for o in matrix.flagged)]
+    return CheckResult(
+        "kill_matrix",
+        Verdict.PASS if matrix.passed else Verdict.STRUCTURAL,
+        float(len(wrong)),
+        0.0,
+        matrix.tally() + (f"; wrong: {', '.join(wrong)}" if wrong else ""),
+        len(matrix.outcomes),
+        details={"outcomes": [asdict(outcome) for outcome in matrix.outcomes]},
+    )
+
+
+def run_suite(
+    *,
+    seed: int = 0,
+    workers: int | None = None,
+    parts: Sequence[str] = PARTS,
+    progress: Callable[[str], None] | None = _to_terminal,
+) -> Report:
+    """Verify the verifier and everything of this package that it can reach.
+
+    Args:
+        seed: seed of everything that is drawn.
+        workers: processes; None takes the cores of this process, at most 4.
+        parts: some of "method" (theorems, conventions), "settings" (the four settings), "mutants" (kill matrix).
+        progress: gets one line per result as it comes; None for silence.
+
+    Returns:
+        One report of all checks; the kill matrix is one of them.
+    """
+    start = time.perf_counter()
+    say = progress or (lambda line: None)
+    floor = self_check(LMAX)
+    say(floor.line())
+    work = tasks(parts, seed)
+    count = min(4, len(os.sched_getaffinity(0))) if workers is None else workers
+    checks: list[CheckResult] = []
+    outcomes: list[Outcome] = []
+    for task, result in zip(work, _results(work, count), strict=True):
+        if isinstance(result, Outcome):
+            outcomes.append(result)
+            say(result.line())
+            continue
+        named = [replace(c, name=f"{task.key}: {c.name}") for c in result] if task.key in CASES else result
+        checks += named
+        say("\n".join(c.line() for c in _shown(task, named)))
+    if outcomes:
+        checks.append(kill_matrix_check(KillMatrix(tuple(outcomes))))
+        say(checks[-1].line())
+    settings: dict[str, Any] = {"seed": seed, "workers": count, "parts": list(parts), "seconds": time.perf_counter() - start}
+    return Report("tracegrad", checks, floor, environment(torch.float64), settings=settings)
+
+
+def _shown(task: Task, checks: Sequence[CheckResult]) -> Sequence[CheckResult]:
+    """What is printed of a task: everything, but of a setting that passes only the check nearest to its limit."""
+    failures = [c for c in checks if not c.passed]
+    if task.key not in CASES or failures:
+        return failures or checks
+    nearest = min(checks, key=lambda c: c.margin)
+    return [replace(nearest, message=f"{len(checks)} checks pass; this one has the smallest margin")]

@@ -14,6 +14,7 @@ from reports.records import BASELINE, RunRecord, select
 from reports.statistics import Summary
 
 PAIRS = ((BASELINE, "DeepHE3+TraceGrad"), ("HarmoSE", "HarmoSE+TraceGrad"))
+LETTERS = "spdfghi"
 SUBSETS = {"all": "all test structures", "nt": "not twisted (nt)", "t": "twisted (t)"}
 
 
@@ -25,12 +26,18 @@ def block_summaries(runs: Sequence[RunRecord], subset: str) -> dict[str, Summary
         subset: subset of the test structures.
 
     Returns:
-        values in meV by orbital pair (``"s1-p1"``), in the order of the records; runs without the subset are left out.
+        values in meV by orbital pair (``"s1-p1"``), ordered by the rows' orbital, then the columns'; runs without the
+        subset are left out.
     """
     columns = [run.subsets[subset].mae_block for run in runs if subset in run.subsets]
     if not columns:
         return {}
-    return {name: Summary(tuple(column[name] for column in columns)) for name in columns[0]}
+    return {name: Summary(tuple(column[name] for column in columns)) for name in sorted(columns[0], key=_orbitals)}
+
+
+def _orbitals(block: str) -> tuple[tuple[int, str], ...]:
+    """Sorting key of a block's name: degree and number of both orbitals; other names sort by themselves."""
+    return tuple((LETTERS.find(part[:1]), part) for part in block.split("-"))
 
 
 def draw_block_bars(records: Sequence[RunRecord], dataset: str, folder: Path, suffix: str = "") -> list[Path]:
@@ -67,7 +74,8 @@ def _figure(dataset: str, panels: Mapping[str, Mapping[str, Mapping[str, Summary
     for axis, (subset, methods) in zip(axes, panels.items(), strict=True):
         _panel(axis, methods)
         axis.set_title(f"{dataset}, {SUBSETS[subset]}", fontsize=10, loc="left")
-    axes[0].legend(frameon=False, fontsize=9, ncols=2, loc="upper right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, ncols=2, loc="outside upper right")
     return figure
 
 

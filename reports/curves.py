@@ -12,20 +12,22 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.block_bars import SUBSETS
-from reports.figures import colour, save_figure
+from reports.figures import COLOURS, colour, save_figure
 from reports.records import RunRecord
 from tracegrad.errors import DataError
 
 # Column of a learning curve -> its axis; the first one that a record carries is drawn.
 CURVES = {
     "val_mae": "validation MAE (meV)",
-    "val_loss": "validation loss",
-    "train_loss": "training loss",
+    "val_loss": "validation loss (eV²)",
+    "train_loss": "training loss (eV²)",
 }
+
+FEW_POINTS = 10  # shorter curves are drawn with markers: a single point has no line
 
 
 def draw_learning_curves(records: Sequence[RunRecord], dataset: str, folder: Path, suffix: str = "") -> list[Path]:
-    """Draw ``curves_<dataset>.png|svg``: error against epochs and against seconds, one line per run.
+    """Draw ``curves_<dataset>.png|svg``: error against steps and against seconds, one line per run.
 
     Args:
         records: records of one comparison.
@@ -40,7 +42,7 @@ def draw_learning_curves(records: Sequence[RunRecord], dataset: str, folder: Pat
     column = next((name for name in CURVES if runs and all(_has(run, name) for run in runs)), None)
     if column is None:
         return []
-    axes_names = {"epoch": "epoch", "step": "step", "seconds": "training time (s)"}
+    axes_names = {"step": "step", "seconds": "training time (s)"}
     against = [name for name in axes_names if all(_has(run, name) for run in runs)]
     if not against:
         return []
@@ -52,7 +54,7 @@ def draw_learning_curves(records: Sequence[RunRecord], dataset: str, folder: Pat
                 raise DataError(
                     f"{run.path}: curve: expected columns of one length, found {len(x)} {name}, {len(y)} {column}"
                 )
-            axis.plot(x, y, lw=1.1, label=label, **line)
+            axis.plot(x, y, lw=1.1, label=label, marker="o" if len(x) < FEW_POINTS else None, ms=3, **line)
         axis.set_yscale("log")
         _label(axis, axes_names[name], CURVES[column])
     figure.axes[0].set_title(f"{dataset}, one line per run", fontsize=10, loc="left")
@@ -133,7 +135,9 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
 
 
 def _lines(runs: Sequence[RunRecord]) -> list[tuple[RunRecord, str, dict[str, Any]]]:
-    """Give each run its colour; the first run of a method carries the legend's entry."""
+    """Put the runs in the order of the tables and colour them; the first of a method carries the legend's entry."""
+    order = [*COLOURS, *sorted({run.label for run in runs} - set(COLOURS))]
+    runs = sorted(runs, key=lambda run: (order.index(run.label), run.seed))
     labels = list(dict.fromkeys(run.label for run in runs))
     first: set[str] = set()
     styled = []
@@ -171,6 +175,6 @@ def _label(axis: Axes, x: str, y: str) -> None:
     """Name the axes and take away what carries nothing."""
     axis.set_xlabel(x, fontsize=9)
     axis.set_ylabel(y, fontsize=9)
-    axis.tick_params(labelsize=8)
+    axis.tick_params(which="both", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(lw=0.4, color="#DDDDDD")

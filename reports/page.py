@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import json
+import re
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -206,7 +207,7 @@ def _verification(report: Mapping[str, Any]) -> str:
 
 def _run(record: RunRecord, identifier: str) -> str:
     """One record, folded; its JSON as it was read."""
-    commit = str(record.raw.get("git_commit", "unknown"))[:12]
+    commit = re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(record.raw.get("git_commit") or "unknown"))
     line = f"{record.dataset} · {record.label} · seed {record.seed} · {record.comparison.title} · commit {commit}"
     source = f"{record.path.name}, sha256 {record.sha256}"
     return (

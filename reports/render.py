@@ -102,7 +102,10 @@ def caption(table: Table) -> str:
 
 
 TEST_HEAD = ("pair", "over", "n", "mean difference (meV)", "t", "p (t)", "Wilcoxon W", "p (Wilcoxon)")
-TEST_CAPTION = "two-sided; in brackets p adjusted for the number of pairs, Holm"
+TEST_CAPTION = (
+    "two-sided; in brackets p adjusted for the number of pairs, Holm; over test structures: do these trained networks "
+    "differ, whatever another seed would give; over seeds: do the methods differ"
+)
 
 
 def test_cells(adjusted: AdjustedTest) -> list[str]:

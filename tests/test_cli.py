@@ -16,11 +16,10 @@ from tracegrad.cli import COMMANDS, build_parser, main
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.compact import write_compact
 
-TINY = [
-    "--preset", "smoke", "--set", "hidden_irreps=4x0e+4x1o", "--set", "embed_dim=4", "--set", "num_blocks=1",
-    "--set", "num_radial=4", "--set", "epochs=2", "--set", "loggers=[]", "--set", "device=cpu", "--set", "reference=false",
-    "--set", "scaling=none",
-]  # fmt: skip
+TINY = ["--preset", "smoke"]
+for change in ("hidden_irreps=4x0e+4x1o", "embed_dim=4", "num_blocks=1", "num_radial=4", "epochs=2", "loggers=[]",
+               "device=cpu", "reference=false", "scaling=none"):  # fmt: skip
+    TINY += ["--set", change]
 
 
 def make_structure(name: str, shells: tuple[int, ...]) -> Structure:

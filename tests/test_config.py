@@ -119,12 +119,13 @@ def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides
         ("loggers=[tensorbord]", "Did you mean 'tensorboard'"),
         ("weight_decay=0.1", "needs training.optimizer 'adamw'"),
         ("epochs=0", "no budget"),
+        ("setting=HarmoSE hermitian=false", "needs model.hermitian true"),
         ("epochs=[", "cannot read the value"),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        load_config(preset="bundled", overrides=[override])
+        load_config(preset="bundled", overrides=override.split())
 
 
 @pytest.mark.parametrize(
@@ -167,15 +168,17 @@ def test_unreadable_files_are_refused(file: Path, tmp_path: Path) -> None:
         read_preset("smok")
 
 
-@given(st.recursive(st.none() | st.integers() | st.floats() | st.text(max_size=5), lambda c: st.dictionaries(
-    st.sampled_from(["data", "model", "training", "epochs", "settings", "datasets", "MG", "DeepHE3"]) | st.text(max_size=4), c
-)))  # fmt: skip
-def test_any_mapping_is_a_configuration_or_a_named_error(content: object) -> None:
-    if isinstance(content, dict):
-        try:
-            config_from_dict(content)
-        except ConfigError as error:
-            assert len(str(error)) < 3000
+KNOWN = st.sampled_from(["data", "model", "training", "epochs", "settings", "datasets", "MG", "DeepHE3"])
+LEAVES = st.none() | st.integers() | st.floats() | st.text(max_size=5)
+
+
+@given(st.dictionaries(KNOWN, st.recursive(LEAVES, lambda inner: st.dictionaries(KNOWN | st.text(max_size=4), inner))))
+def test_any_mapping_is_a_configuration_or_a_short_named_error(content: dict[str, object]) -> None:
+    try:
+        message = config_from_dict(content).to_yaml()
+    except ConfigError as error:
+        message = str(error)
+    assert 0 < len(message) < 5000
 
 
 def test_merge_leaves_its_arguments_alone() -> None:

@@ -20,7 +20,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracegrad.loss", "tracegrad.metrics"),
     ("tracegrad.config",),
     ("tracegrad.training",),
-    ("tracegrad.physics",),
     ("tracegrad.evaluation",),
     ("tracegrad.cli",),
     ("tracegrad", "tracegrad.__main__"),

@@ -140,7 +140,7 @@ def test_both_directions_are_compared_when_both_are_predicted(case: tuple[Struct
 def test_trace_loss_is_the_mean_over_blocks_of_directed_edges(
     case: tuple[Structure, TargetLayout, Data], kind: str
 ) -> None:
-    structure, layout, graph = case
+    _, layout, graph = case
     predicted = torch.rand_like(graph.target_trace) * graph.trace_mask
     power = 2 if kind == "mse" else 1
     total, count = 0.0, 0
@@ -158,7 +158,7 @@ def test_trace_loss_is_the_mean_over_blocks_of_directed_edges(
 
 
 def test_trace_target_is_the_squared_norm_of_the_blocks(case: tuple[Structure, TargetLayout, Data]) -> None:
-    structure, layout, graph = case
+    structure, _, graph = case
     assert structure.hamiltonian is not None
     expected = [float((np.abs(block) ** 2).sum()) for block in structure.hamiltonian.to_dict().values()]
     found = (graph.target_trace * graph.trace_mask).sum(1)

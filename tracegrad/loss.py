@@ -44,11 +44,8 @@ class ReversedFrame:
 
     @classmethod
     def of(cls, targets: TargetLayout) -> ReversedFrame:
-        """Hermitian partner, then the half turn that leads to the frame of the reversed edge."""
-        numbered = torch.arange(1, targets.irreps.dim + 1, dtype=torch.float64)
-        index, sign = targets.partner
-        moved = targets.frame.permute(targets.frame.unpermute(numbered)[index] * sign) * targets.frame.reversal_signs
-        return cls(moved.abs().long() - 1, moved.sign())
+        """Hermitian partner in the frames of the edges."""
+        return cls(*targets.frame_partner)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import numpy as np
 
 from tracegrad.errors import VerificationError
 
-from .group import Elements
+from .group import Elements, haar
 from .measure import Deviation, Jitter, Outputs, deviations, jitter_of
 from .result import BlockError, CheckResult, Verdict, worst
 from .subject import State, Subject
@@ -115,23 +115,23 @@ class Context:
         ]
 
     def local_jitter(self, states: Sequence[State], draws: int) -> list[Jitter]:
-        """Round-off of every block at given states: the larger of the medians over the states."""
+        """Round-off of every output's blocks at the given states, the larger of the medians over the states."""
         eps, rng = bands(self.subject.dtype).eps, self.rng("local jitter")
-        merged: list[Jitter] = []
+        found = []
         for state in states:
             base = self.subject.evaluate([state])
             noisy = self.subject.evaluate([self.subject.jittered(state, rng) for _ in range(draws)])
-            found = [
-                jitter_of(column * draws, other, spec.law, eps)
-                for spec, column, other in zip(self.subject.outputs, base, noisy, strict=True)
-            ]
-            if merged:
-                found = [
-                    Jitter(np.maximum(a.absolute, b.absolute), np.maximum(a.relative, b.relative))
-                    for a, b in zip(merged, found, strict=True)
-                ]
-            merged = found
-        return merged
+            columns = zip(self.subject.outputs, base, noisy, strict=True)
+            found.append([jitter_of(column * draws, other, spec.law, eps) for spec, column, other in columns])
+        return [
+            Jitter(np.max([j.absolute for j in same], axis=0), np.max([j.relative for j in same], axis=0))
+            for same in zip(*found, strict=True)
+        ]
+
+    def orbit_jitter(self, state: State) -> list[Jitter]:
+        """Round-off at a state in generic orientations: an equivariant map is as steep in one orientation as in any other."""
+        turned = self.subject.moved([state] * 2, Elements.of(haar(2, self.rng("orientation"))))
+        return self.local_jitter(turned, JITTER_DRAWS)
 
     @property
     def static(self) -> float:
@@ -167,6 +167,8 @@ class Context:
         Returns:
             The check with its block table; the counterexample is added later.
         """
+        if not self.finite:
+            return CheckResult(name, Verdict.VACUOUS, float("inf"), 0.0, "the outputs are not finite", len(sides[0][0]))
         found = [
             deviations(left, right, spec.law, jitter)
             for spec, left, right, jitter in zip(self.subject.outputs, *sides, self.jitter, strict=True)

@@ -58,7 +58,9 @@ def _gaussian_pairs(lmax: int, seed: int, spins: tuple[bool, ...] = (False, True
             yield _Pair(a, b, spinful, *blocks, R, quaternions[index])
 
 
-def _blocks(oracle: GaussianOracle, positions: Array, R: Array, a: int, b: int, spinful: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _blocks(
+    oracle: GaussianOracle, positions: Array, R: Array, a: int, b: int, spinful: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     """Block, block of the turned structure, block of the reverse pair."""
     before = oracle.block(positions, a, b, spinful)
     after = oracle.block(positions @ R.T, a, b, spinful)
@@ -137,6 +139,7 @@ def check_block_irreps(
     seed: int = 0,
     name: str = "block_irreps",
 ) -> CheckResult:
+    
     """Irreps of the recomputed block against the Wigner-rotated irreps of the old one, and the conserved sum of squares.
 
     Args:
@@ -158,7 +161,10 @@ def check_block_irreps(
         D = torch.block_diag(*[torch.from_numpy(table[l][0].copy()) for mul, l in layout for _ in range(mul)])
         kind = "spinful" if pair.spinful else "spinless"
         norm, expected = before.square().sum(), pair.before.abs().square().sum()
-        found = {f"{kind} rotation": _relative(D @ before, after), f"{kind} sum of squares": float((norm / expected - 1).abs())}
+        found = {
+            f"{kind} rotation": _relative(D @ before, after),
+            f"{kind} sum of squares": float((norm / expected - 1).abs()),
+        }
         for key, error in found.items():
             errors[key] = max(errors.get(key, 0.0), error)
         count += 1
@@ -166,7 +172,12 @@ def check_block_irreps(
 
 
 def check_hermitian_signs(
-    signs: Callable[[int, int, bool], Tensor], to_irreps: BlockIrreps, *, lmax: int = 3, seed: int = 0, name: str = "hermitian_partner"
+    signs: Callable[[int, int, bool], Tensor],
+    to_irreps: BlockIrreps,
+    *,
+    lmax: int = 3,
+    seed: int = 0,
+    name: str = "hermitian_partner",
 ) -> CheckResult:
     r"""Irreps of the reverse block, computed on its own, against the signed irreps of the forward block.
 

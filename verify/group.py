@@ -157,10 +157,10 @@ def near_pole(offsets: Sequence[float] = (1e-1, 1e-3, 1e-6, 1e-8)) -> Array:
     return np.array(rows)
 
 
-def aligning(direction: Array, offsets: Sequence[float] = (0.0, 1e-2, 1e-5)) -> Array:
-    """Rotations that carry a direction exactly, and almost, onto +x, -x, +y, -y, +z, -z."""
+def aligning(direction: Array, offsets: Sequence[float] = (0.0, 1e-2, 1e-5, 1e-8), signs: Sequence[float] = (1.0, -1.0)) -> Array:
+    """Rotations that carry a direction exactly, and almost, onto the axes x, y, z with the given signs."""
     rows = []
-    for axis, sign in product(range(3), (1.0, -1.0)):
+    for axis, sign in product(range(3), signs):
         for offset in offsets:
             target = sign * np.eye(3)[axis] + offset * np.eye(3)[(axis + 1) % 3]
             rows.append(quaternion_between(direction, target))

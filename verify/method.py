@@ -57,9 +57,15 @@ def check_theorem_1(seed: int = 0, examples: int = 60) -> CheckResult:
         seed: seed of blocks and rotations.
         examples: cases of the search, per label.
     """
-    labels = (("own", frobenius_label), ("trace_label", library_trace_label), ("trace_labels_of_irreps", label_of_irreps))
+    labels = (
+        ("own", frobenius_label),
+        ("trace_label", library_trace_label),
+        ("trace_labels_of_irreps", label_of_irreps),
+    )
     results = [check_trace_label(label, seed=seed, examples=examples, name=name) for name, label in labels]
-    return combine("theorem_1", results, "T invariant and equal to the squared Frobenius norm, degrees 0..6, 3 implementations")
+    return combine(
+        "theorem_1", results, "T invariant and equal to the squared Frobenius norm, degrees 0..6, 3 implementations"
+    )
 
 
 def check_theorem_2(lmax: int = 12, channels: int = 4, seed: int = 0) -> CheckResult:
@@ -81,10 +87,17 @@ def check_theorem_2(lmax: int = 12, channels: int = 4, seed: int = 0) -> CheckRe
             operator = GradientOperator(irreps, kind=kind, seed=seed + index)
             results.append(
                 check_gradient_operator(
-                    operator, irreps, scalar=operator.scalar, closed_form=operator.closed_form, seed=seed + index, trials=2
+                    operator,
+                    irreps,
+                    scalar=operator.scalar,
+                    closed_form=operator.closed_form,
+                    seed=seed + index,
+                    trials=2,
                 )
             )
-    return combine("theorem_2", results, f"v equivariant, equal to its closed form: degrees 0..{lmax}, {len(NONLINEARITIES)} kinds")
+    return combine(
+        "theorem_2", results, f"v equivariant, equal to its closed form: degrees 0..{lmax}, {len(NONLINEARITIES)} kinds"
+    )
 
 
 def check_gradient_induction(seed: int = 0) -> list[CheckResult]:
@@ -125,6 +138,7 @@ def _second(module: torch.nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def check_library_conventions(seed: int = 0) -> list[CheckResult]:
+    
     """`tracegrad.so3` against recomputed Hamiltonians: D, D^{1/2}, irreps of blocks and back, signs of the reverse block.
 
     Args:
@@ -153,7 +167,12 @@ def check_library_conventions(seed: int = 0) -> list[CheckResult]:
         check_orbital_convention(own_orbital_matrix, own_spin_matrix, seed=seed, name="orbital_convention"),
         check_orbital_convention(orbital, spin, seed=seed, name="tracegrad: orbital_convention"),
         check_block_irreps(and_back, layout, seed=seed, name="tracegrad: block_irreps"),
-        check_hermitian_signs(lambda l1, l2, spinful: hermitian_signs(l1, l2, spinful), there, seed=seed, name="tracegrad: hermitian_partner"),
+        check_hermitian_signs(
+            lambda l1, l2, spinful: hermitian_signs(l1, l2, spinful),
+            there,
+            seed=seed,
+            name="tracegrad: hermitian_partner",
+        ),
     ]
 
 
@@ -166,7 +185,12 @@ def method_checks(seed: int = 0) -> list[CheckResult]:
     Returns:
         Theorem 1, Theorem 2, tracegrad's operator in both forms, the conventions.
     """
-    return [check_theorem_1(seed), check_theorem_2(seed=seed), *check_gradient_induction(seed), *check_library_conventions(seed)]
+    return [
+        check_theorem_1(seed),
+        check_theorem_2(seed=seed),
+        *check_gradient_induction(seed),
+        *check_library_conventions(seed),
+    ]
 
 
 def combine(name: str, results: Sequence[CheckResult], message: str) -> CheckResult:

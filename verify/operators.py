@@ -78,7 +78,12 @@ class GradientOperator(nn.Module):
     """
 
     def __init__(
-        self, irreps: o3.Irreps | str, width: int = 6, kind: str = "silu", seed: int = 0, dtype: torch.dtype = torch.float64
+        self,
+        irreps: o3.Irreps | str,
+        width: int = 6,
+        kind: str = "silu",
+        seed: int = 0,
+        dtype: torch.dtype = torch.float64,
     ) -> None:
         super().__init__()
         self.irreps = o3.Irreps(irreps).simplify()

@@ -1,11 +1,11 @@
 r"""Hamiltonians with an analytic answer: what a rotated structure must give, computed without any Wigner matrix.
 
-A trace label or a gradient-induced feature cannot tell a wrong orbital convention from a right one (both theorems hold for
-any orthogonal matrix in place of D). These oracles can: they recompute the block of the rotated structure from integrals over
-real orbitals and leave it to the tested D to carry the old block to the new one.
+A trace label or a gradient-induced feature cannot tell a wrong orbital convention from a right one (both theorems
+hold for any orthogonal matrix in place of D). These oracles can: they recompute the block of the rotated structure
+from integrals over real orbitals and leave it to the tested D to carry the old block to the new one.
 
-Orbitals are real solid harmonics in the order m = -l..l with z polar (s; y, z, x; xy, yz, z2, xz, x2-y2; ...), written as
-polynomials in x, y, z. Nothing here uses `tracegrad.so3`, e3nn, or another module of the verifier.
+Orbitals are real solid harmonics in the order m = -l..l with z polar (s; y, z, x; xy, yz, z2, xz, x2-y2; ...),
+written as polynomials in x, y, z. Nothing here uses `tracegrad.so3`, e3nn, or another module of the verifier.
 """
 
 from __future__ import annotations
@@ -151,8 +151,8 @@ class GaussianOracle:
 
     .. math:: H_{ab} = W\, 1 + \tfrac{\xi}{2} \sum_k (L^a_k W + W L^b_k) \sigma_k .
 
-    The wells sit on all atoms, so that blocks have no symmetry about their bond and all irreps of the product are live. The
-    spinful form is Hermitian and obeys time reversal.
+    The wells sit on all atoms, so that blocks have no symmetry about their bond and all irreps of the product are
+    live. The spinful form is Hermitian and obeys time reversal.
 
     Args:
         shells: shells of all atoms.
@@ -222,7 +222,11 @@ def _axis_tables(
     A, B = positions[row.atom], positions[column.atom]
     total = row.exponent + column.exponent + decay
     middle = (row.exponent * A + column.exponent * B + decay * centre) / total
-    pairs = ((row.exponent, column.exponent, A - B), (row.exponent, decay, A - centre), (column.exponent, decay, B - centre))
+    pairs = (
+        (row.exponent, column.exponent, A - B),
+        (row.exponent, decay, A - centre),
+        (column.exponent, decay, B - centre),
+    )
     exponent = sum(p * q * np.square(d) for p, q, d in pairs) / total
     nodes, weights = _quadrature((rows + columns) // 2 + 1)
     x = middle[:, None] + nodes[None, :] / sqrt(total)
@@ -259,7 +263,8 @@ def random_oracle(lmax: int, seed: int, atoms: int = 3) -> tuple[GaussianOracle,
 
 
 def slater_koster_block(l1: int, l2: int, direction: Sequence[float] | Array, bonds: Sequence[float]) -> Array:
-    r"""Two-centre block of degrees up to 2 from direction cosines (Slater and Koster, Phys. Rev. 94, 1498 (1954), Table I).
+    r"""Two-centre block of degrees up to 2 from direction cosines (Slater and Koster, Phys. Rev. 94, 1498 (1954),
+    Table I).
 
     Args:
         l1: degree on the first atom, 0 to 2.
@@ -292,7 +297,9 @@ def _sigma_orbital(l: int, unit: Array) -> Array:
     if l == 1:
         return np.array([y, z, x])
     root = sqrt(3.0)
-    return np.array([root * x * y, root * y * z, z * z - 0.5 * (x * x + y * y), root * z * x, 0.5 * root * (x * x - y * y)])
+    return np.array(
+        [root * x * y, root * y * z, z * z - 0.5 * (x * x + y * y), root * z * x, 0.5 * root * (x * x - y * y)]
+    )
 
 
 def _p_d_block(unit: Array, sigma: float, pi: float) -> Array:

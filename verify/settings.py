@@ -80,7 +80,7 @@ def layout_of(database: str) -> TargetLayout:
 
 
 def small_graph(database: str, seed: int = 0) -> Any:
-    """Graph of two or three atoms in a periodic layer without symmetry.
+    """Graph of three atoms in a periodic layer without any symmetry (two equal atoms would have a centre of inversion).
 
     Args:
         database: key of the database whose elements are used.
@@ -90,19 +90,19 @@ def small_graph(database: str, seed: int = 0) -> Any:
         Graph in float64.
     """
     layout = layout_of(database)
-    numbers = np.array([layout.elements[k % len(layout.elements)] for k in range(2)])
+    numbers = np.array([layout.elements[k % len(layout.elements)] for k in range(3)])
     draw = np.random.default_rng(seed)
-    positions = np.array([[0.0, 0.0, 0.0], [1.1, 1.3, 0.4]]) + 0.1 * draw.normal(size=(2, 3))
+    positions = np.array([[0.0, 0.0, 0.0], [1.1, 1.3, 0.4], [2.5, 0.6, 1.9]]) + 0.1 * draw.normal(size=(3, 3))
     structure = Structure(
         numbers=numbers,
         positions=positions,
-        cell=np.array([[3.0, 0.2, 0.0], [-0.3, 3.1, 0.1], [0.1, 0.0, 12.0]]),
+        cell=np.array([[3.6, 0.2, 0.0], [-0.3, 3.4, 0.1], [0.1, 0.0, 12.0]]),
         pbc=np.array([True, True, False]),
         orbitals={int(Z): layout.orbitals[int(Z)] for Z in set(numbers.tolist())},
         spinful=layout.spinful,
         name=database,
     )
-    return build_graph(structure, layout, r_max=2.6)
+    return build_graph(structure, layout, r_max=3.2)
 
 
 def small_model(database: str, setting: str, seed: int = 0, num_blocks: int = 2) -> DeepHE3:
@@ -162,4 +162,6 @@ def check_depth(seed: int = 0) -> CheckResult:
     verdict = worst(check.verdict for _, check in rows)
     message = "" if verdict is Verdict.PASS else "the error grows with depth beyond round-off"
     errors = [[depth, check.error, check.tolerance] for depth, check in rows]
-    return CheckResult("depth", verdict, nearest.error, nearest.tolerance, message, TRIALS * len(DEPTHS), details={"errors": errors})
+    return CheckResult(
+        "depth", verdict, nearest.error, nearest.tolerance, message, TRIALS * len(DEPTHS), details={"errors": errors}
+    )

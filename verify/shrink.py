@@ -15,7 +15,7 @@ from .replay import case_error, function_source
 from .result import Counterexample
 from .states import live_blocks
 from .subject import State, Subject
-from .tolerances import JITTER_DRAWS, JITTER_FACTOR
+from .tolerances import JITTER_FACTOR
 
 MAX_CALLS = 400
 MAX_SUBSET = 3
@@ -53,7 +53,7 @@ class Shrinker:
         self.calls += 1
         try:
             error = case_error(self.subject, state, element)
-            if not error > self.threshold or not self._finite(state) or self._jumps(state, element, error):
+            if not error > self.threshold or not self._finite(state) or self._jumps(state, error):
                 return False
         except (RuntimeError, IndexError, ValueError, ZeroDivisionError):
             return False
@@ -63,10 +63,8 @@ class Shrinker:
     def _finite(self, state: State) -> bool:
         return all(bool(np.isfinite(column[0]).all()) and column[0].size > 0 for column in self.subject.evaluate([state]))
 
-    def _jumps(self, state: State, element: Elements, error: float) -> bool:
-        if self.context.repeat_error > 0:
-            return False
-        jitter = self.context.local_jitter([state, self.subject.moved([state], element)[0]], JITTER_DRAWS)
+    def _jumps(self, state: State, error: float) -> bool:
+        jitter = self.context.orbit_jitter(state)
         return JITTER_FACTOR * max(float(j.relative.max(initial=0.0)) for j in jitter) >= error
 
     def _first(self, candidates: Iterable[tuple[State | None, Elements]]) -> bool:

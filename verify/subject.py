@@ -129,9 +129,9 @@ class Subject(ABC):
                 result.append([spec.law.act(t[None], elements[[i]])[0] for i, t in enumerate(trials)])
         return result
 
-    def jittered(self, state: State, rng: np.random.Generator, scale: float = 1.0) -> State:
-        """State with every leaf x replaced by x (1 + scale eps N(0, 1))."""
-        eps = scale * bands(self.dtype).eps
+    def jittered(self, state: State, rng: np.random.Generator) -> State:
+        """State with 1-ulp noise: every component x becomes x (1 + eps N(0, 1))."""
+        eps = bands(self.dtype).eps
         noisy = []
         for leaf in self.leaves(state):
             noise = torch.from_numpy(rng.normal(size=tuple(leaf.value.shape))).to(leaf.value)

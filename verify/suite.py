@@ -1,6 +1,8 @@
+
 """The default run of ``python -m verify``: instruments, theorems, conventions, the settings of the paper, planted faults.
 
-Every part is a list of tasks that need nothing but their names, so that they run in as many processes as there are cores.
+Every part is a list of tasks that need nothing but their names, so that they run in as many processes as there are
+cores.
 """
 
 from __future__ import annotations
@@ -152,7 +154,12 @@ def run_suite(
     if outcomes:
         checks.append(kill_matrix_check(KillMatrix(tuple(outcomes))))
         say(checks[-1].line())
-    settings: dict[str, Any] = {"seed": seed, "workers": count, "parts": list(parts), "seconds": time.perf_counter() - start}
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "workers": count,
+        "parts": list(parts),
+        "seconds": time.perf_counter() - start,
+    }
     return Report("tracegrad", checks, floor, environment(torch.float64), settings=settings)
 
 

@@ -3,9 +3,10 @@ r"""Numerical verification of the two theorems of TraceGrad (arXiv:2405.05722, S
 Theorem 1: T = tr(Q Q^dagger) does not change under Q -> D^p Q D^q^dagger, and equals the squared Frobenius norm.
 Theorem 2: v = d s_nonlin(CGDecomp(f x f, 0)) / df carries the irreps of f, whatever s_nonlin is.
 
-Rotations alone accept impostors (tr(QQ) is invariant too when the degrees are equal), so that Theorem 1 is also tested under
-two independent rotations and under Haar-distributed orthogonal (unitary) pairs, and against the norm itself. Rotation alone
-also accepts half a gradient, so that Theorem 2 is tested against finite differences and against the closed form.
+Rotations alone accept impostors (tr(QQ) is invariant too when the degrees are equal), so that Theorem 1 is also
+tested under two independent rotations and under Haar-distributed orthogonal (unitary) pairs, and against the norm
+itself. Rotation alone also accepts half a gradient, so that Theorem 2 is tested against finite differences and
+against the closed form.
 """
 
 from __future__ import annotations
@@ -139,8 +140,9 @@ def trace_errors(label: TraceLabel, case: BlockCase) -> dict[str, float]:
         case: block and rotations.
 
     Returns:
-        "rotation": one rotation on both sides (Theorem 1); "independent rotations", "Haar pairs": the larger groups under
-        which the Frobenius norm is invariant and impostors are not; "Frobenius norm": the label against the norm.
+        "rotation": one rotation on both sides (Theorem 1); "independent rotations", "Haar pairs": the larger groups
+        under which the Frobenius norm is invariant and impostors are not; "Frobenius norm": the label against the
+        norm.
     """
     block = case.block()
     before = label(block, case.spinful)
@@ -168,7 +170,11 @@ def trace_tolerance(case: BlockCase) -> float:
 
 @st.composite
 def block_cases(
-    draw: st.DrawFn, lmax: int = 6, spinful: bool | None = None, is_complex: bool | None = None, equal_degrees: bool = False
+    draw: st.DrawFn,
+    lmax: int = 6,
+    spinful: bool | None = None,
+    is_complex: bool | None = None,
+    equal_degrees: bool = False,
 ) -> BlockCase:
     """Hypothesis strategy of `BlockCase`; integer quaternions, so that a failure shrinks to a simple rotation.
 
@@ -219,19 +225,36 @@ class _Worst:
         self.errors[name] = max(error, self.errors.get(name, 0.0))
         self.verdicts.append(verdict_of(error, tolerance, torch.float64))
         if error / tolerance > self.worst_ratio:
-            self.worst_ratio, self.error, self.tolerance, self.where = error / tolerance, error, tolerance, f"{name}: {where}"
+            self.worst_ratio, self.error, self.tolerance, self.where = (
+                error / tolerance,
+                error,
+                tolerance,
+                f"{name}: {where}",
+            )
 
     def result(self, check: str, trials: int, message: str, **details: Any) -> CheckResult:
         """The check's result; the message names the worst case when it fails."""
         verdict = worst(self.verdicts)
         text = message if verdict is Verdict.PASS else f"fails at {self.where}"
         return CheckResult(
-            check, verdict, self.error, self.tolerance, text, trials, details={"errors": self.errors, "worst": self.where, **details}
+            check,
+            verdict,
+            self.error,
+            self.tolerance,
+            text,
+            trials,
+            details={"errors": self.errors, "worst": self.where, **details},
         )
 
 
 def check_trace_label(
-    label: TraceLabel, *, lmax: int = 6, seed: int = 0, examples: int = 100, equal_degrees: bool = False, name: str = "theorem_1"
+    label: TraceLabel,
+    *,
+    lmax: int = 6,
+    seed: int = 0,
+    examples: int = 100,
+    equal_degrees: bool = False,
+    name: str = "theorem_1",
 ) -> CheckResult:
     """Theorem 1 for one trace label: all pairs of degrees, then an adversarial search that shrinks what it finds.
 
@@ -261,7 +284,9 @@ def check_trace_label(
     if found is not None:
         for part, error in trace_errors(label, found).items():
             record.add(part, error, trace_tolerance(found), str(found))
-    message = f"T invariant and equal to the squared Frobenius norm, degrees 0..{lmax}, real, complex, spinless, spinful"
+    message = (
+        f"T invariant and equal to the squared Frobenius norm, degrees 0..{lmax}, real, complex, spinless, spinful"
+    )
     return record.result(name, trials + examples, message, **details)
 
 

@@ -153,7 +153,8 @@ def test_the_curve_keeps_the_validations(tmp_path: Path) -> None:
 SUBSET = {"mae_all": 1.0, "mae_cha_sample": None, "mae_cha_block": 1.0, "mae_block": {"s1-s1": 1.0}}
 RECORD: dict[str, Any] = {
     "dataset": "MG", "setting": "DeepHE3", "seed": 1, "source": "bundled", "preset": "smoke",
-    "metrics": {"all": SUBSET}, "parameters": 1, "train_seconds": 0.1, "epochs": 1, "git_commit": None, "split_sha256": "0" * 64, "versions": {},
+    "metrics": {"all": SUBSET}, "parameters": 1, "train_seconds": 0.1, "epochs": 1,
+    "git_commit": None, "split_sha256": "0" * 64, "versions": {},
     "config": {"data": {}, "model": {}, "training": {}}, "device": "cpu",
 }  # fmt: skip
 

@@ -47,6 +47,7 @@ def test_blocks_are_labelled_by_their_orbitals_and_panels_by_their_subset(
 ) -> None:
     found = texts(draw_block_bars(pair, "BB", tmp_path)[1])
     assert [found.count(name) for name in ("s1-s1", "s1-p1", "p1-s1", "p1-p1")] == [2, 2, 2, 2]
+    assert found.index("s1-p1") < found.index("p1-s1")
     assert {"BB, not twisted (nt)", "BB, twisted (t)", "DeepHE3", "DeepHE3+TraceGrad"} <= set(found)
 
 
@@ -80,7 +81,7 @@ def test_learning_curves_take_the_first_column_that_all_runs_fill(
     records = load_records(write_records(fake_record(curve=full), fake_record(seed=43, curve=full)) / "runs")
     assert "validation MAE (meV)" in texts(draw_learning_curves(records, "MG", tmp_path)[1])
     records = load_records(write_records(fake_record(curve=full), fake_record(seed=43)) / "runs")
-    assert "validation loss" in texts(draw_learning_curves(records, "MG", tmp_path)[1])
+    assert "validation loss (eV²)" in texts(draw_learning_curves(records, "MG", tmp_path)[1])
 
 
 def test_a_curve_of_ragged_columns_is_rejected(fake_record: Make, write_records: Write, tmp_path: Path) -> None:

@@ -80,7 +80,10 @@ def test_other_contents_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     other_weights = {**good["state_dict"], "decoder.linear.weight": torch.zeros(3)}
     cases: dict[str, tuple[object, str]] = {
         "list": ([1, 2], "expected a dictionary, found list"),
-        "foreign": ({"model": torch.zeros(2)}, r"expected a trained network .*, found a dictionary with the keys model"),
+        "foreign": (
+            {"model": torch.zeros(2)},
+            r"expected a trained network .*, found a dictionary with the keys model",
+        ),
         "state": ({"pytorch-lightning_version": "2"}, "the state of an unfinished run; the file to use is final.ckpt"),
         "future": ({**good, "format": 99}, "expected format 1, found 99"),
         "weights": ({**good, "state_dict": other_weights}, "do not fit"),
@@ -110,9 +113,10 @@ def test_damaged_checkpoints_are_refused_or_read(checkpoint: Path, data: st.Data
     damaged = checkpoint.with_name("damaged.ckpt")
     damaged.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))]))
     try:
-        load_checkpoint(damaged)
+        message = str(load_checkpoint(damaged)[1])
     except CheckpointError as error:
-        assert "damaged.ckpt" in str(error)
+        message = str(error)
+    assert message.startswith("Config(") or "damaged.ckpt" in message
 
 
 def test_data_with_other_orbitals_or_spin_are_refused(dataset: Dataset) -> None:
@@ -132,9 +136,7 @@ def test_failed_write_leaves_the_old_file(tiny: Tiny, dataset: Dataset, checkpoi
     assert [path.name for path in checkpoint.parent.iterdir()] == ["final.ckpt"]
 
 
-def test_state_of_an_unfinished_run_is_not_taken_for_a_network(
-    tiny: Tiny, dataset: Dataset, tmp_path: Path
-) -> None:
+def test_state_of_an_unfinished_run_is_not_taken_for_a_network(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     train(tiny(training={"epochs": 1}), tmp_path / "run", quiet=True, dataset=dataset)
     with pytest.raises(CheckpointError, match="unfinished run"):
         load_checkpoint(tmp_path / "run" / "last.ckpt")

@@ -58,9 +58,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_every_setting_trains_and_leaves_its_files(
-    tiny: Tiny, dataset: Dataset, tmp_path: Path, setting: str
-) -> None:
+def test_every_setting_trains_and_leaves_its_files(tiny: Tiny, dataset: Dataset, tmp_path: Path, setting: str) -> None:
     config = tiny(model={"setting": setting}, training={"epochs": 8, "learning_rate": 0.02})
     record = run_and_record(config, tmp_path / "run", quiet=True, dataset=dataset)
     assert record == json.loads((tmp_path / "run" / "run.json").read_text())
@@ -147,8 +145,8 @@ def test_a_folder_that_holds_something_else_is_refused(tiny: Tiny, dataset: Data
     before = sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "run").iterdir())
     with pytest.raises(ConfigError, match="holds another run; continue it with --resume"):
         train(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
+    other = tiny(training={"learning_rate": 0.02})
     with pytest.raises(ConfigError, match=r"another configuration \(training.learning_rate: 0.01 -> 0.02\)"):
-        other = tiny(training={"learning_rate": 0.02})
         train(other, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
     assert sorted((p.name, p.stat().st_mtime_ns) for p in (tmp_path / "run").iterdir()) == before
     (tmp_path / "stuff").mkdir()
@@ -161,9 +159,9 @@ def test_a_folder_that_holds_something_else_is_refused(tiny: Tiny, dataset: Data
 
 
 def test_two_runs_in_one_folder_are_refused(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
-    with open_run_folder(tmp_path / "run", tiny(), resume=False):
-        with pytest.raises(DataError, match="another process trains in this folder"):
-            train(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    refused = pytest.raises(DataError, match="another process trains in this folder")
+    with open_run_folder(tmp_path / "run", tiny(), resume=False), refused:
+        train(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
     train(tiny(), tmp_path / "run", resume=True, quiet=True, dataset=dataset)  # the lock is gone with the first
 
 
@@ -226,6 +224,25 @@ def test_not_hermitian_network_trains_on_both_directions(tiny: Tiny, dataset: Da
     rows = [line.split(",") for line in (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]]
     losses = [float(row[6]) for row in rows if row[6]]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_harmose_meets_rotated_batches_late_and_resumes_bit_for_bit(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"setting": "HarmoSE+TraceGrad", "harmose_width": 8, "harmose_blocks": 1, "harmose_heads": 2}
+    config = tiny(model=model, training={"rotate_after": 0.6, "checkpoint_seconds": 0.0})
+    whole = train(config, tmp_path / "whole", quiet=True, dataset=dataset)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 9)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "parts", quiet=True, dataset=dataset)
+    assert differing(whole, train(config, tmp_path / "parts", resume=True, quiet=True, dataset=dataset)) == []
+    never = tiny(model=model, training={"rotate_after": 1.0})
+    assert differing(whole, train(never, tmp_path / "never", quiet=True, dataset=dataset)) != []
+    equivariant = [tiny(training={"rotate_after": part}) for part in (0.6, 1.0)]
+    paths = [train(c, tmp_path / str(k), quiet=True, dataset=dataset) for k, c in enumerate(equivariant)]
+    pairs = zip(weights(paths[0]).values(), weights(paths[1]).values(), strict=True)
+    assert all(torch.allclose(a, b, rtol=1e-6, atol=1e-8) for a, b in pairs), "it cannot matter to these networks"
 
 
 def test_float32_and_batches(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,8 @@ def register(subparsers: Any) -> None:
     parser.add_argument("--split", choices=tuple(SPLIT_OFFSETS), help="train, or test_twisted with --twist, by default")
     parser.add_argument("--form", choices=FORMS, default="deeph", help="DeepH folders (default) or one compact file")
     parser.add_argument("--jobs", type=int, default=1, help="structures at a time, one thread each (default 1)")
+    parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
+    parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress, no text")
     parser.set_defaults(run=run)
 
 
@@ -53,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
         _in_plane(arguments.supercell),
         arguments.twist,
     )
-    console = Console(stderr=True, soft_wrap=True)
+    quiet = bool(getattr(arguments, "quiet", False))
+    as_json = bool(getattr(arguments, "json", False))
+    console = Console(stderr=True, soft_wrap=True, quiet=quiet or as_json)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
         task = progress.add_task(f"{arguments.system} by CP2K", total=len(requests))
@@ -63,7 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
             progress.advance(task)
 
         report = generate(requests, arguments.out, arguments.form, arguments.jobs, show)
-    print(_summary(report, arguments.out))
+    if as_json:
+        print(json.dumps({"out": str(arguments.out), "outcomes": [asdict(outcome) for outcome in report.outcomes]}))
+    elif not quiet:
+        print(_summary(report, arguments.out))
     return EXIT_FAILED if report.names("failed") else 0
 
 

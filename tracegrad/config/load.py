@@ -89,6 +89,8 @@ def check_config(config: Config, where: str = "configuration") -> None:
         raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
     if training.weight_decay and training.optimizer == "adam":
         raise ConfigError(f"{where}: training.weight_decay needs training.optimizer 'adamw', found 'adam'")
+    if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
+        raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
     if config.model.trace_of_residual and not config.model.reference:
         raise ConfigError(f"{where}: model.trace_of_residual needs model.reference true, found false")
 

@@ -119,6 +119,12 @@ class TrainingConfig:
     device: str = option("auto", "'auto' takes a GPU if there is one.", choices=("auto", "cpu", "cuda"))
     devices: int = option(1, "Processes of this run, each with a device of its own (DDP).", low=1)
     threads: int = option(0, "CPU threads; 0 leaves torch's choice.", low=0)
+    rotate_after: float = option(
+        1.0,
+        "Part of the run after which batches are rotated at random, for networks that must learn to rotate; 1: never.",
+        low=0.0,
+        high=1.0,
+    )
     lambda_trace: float = option(0.3, "λ of L = L_H + λ·stopgrad(L_H / L_T)·L_T (Eq. 11).", low=0.0)
     lambda_schedule: str = option(
         "constant", "λ over the run; annealed: to 0 in the second half.", choices=("constant", "annealed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +20,7 @@ from tracegrad.data.structure import Orbitals
 from tracegrad.errors import CheckpointError, TracegradError
 from tracegrad.graph import TargetLayout
 from tracegrad.model import build_network
+from tracegrad.model.build import NetworkConfig
 
 KIND = "tracegrad/network"
 FORMAT = 1
@@ -126,7 +128,7 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Config, dict[str, Any]
 def make_network(config: ModelConfig, data: DataSummary) -> nn.Module:
     """Network for data of some kind, with fresh weights from torch's generator."""
     targets = TargetLayout(data.orbitals, data.spinful, config.time_reversal)
-    return build_network(config, targets, config.num_neighbors)
+    return build_network(cast(NetworkConfig, config), targets, config.num_neighbors)
 
 
 def check_same_data(path: str | Path, data: DataSummary, orbitals: Mapping[int, Any], spinful: bool) -> None:
@@ -152,15 +154,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: not found; expected the checkpoint of a run")
+    size = path.stat().st_size
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path}: truncated or not a checkpoint ({size} bytes)")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors and plain data, which is not read for safety") from None
     except Exception as error:  # what a damaged file raises depends on the place of the damage
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(
-            f"{path}: truncated or not a checkpoint ({path.stat().st_size} bytes): {first[:200]}"
-        ) from None
+        raise CheckpointError(f"{path}: truncated or not a checkpoint ({size} bytes): {first[:200]}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
     return cast(dict[str, Any], content)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch_geometric.data import Data
 
 from tracegrad.data import Structure
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph, collate
+from tracegrad.model.output import OutputTransform
+from tracegrad.so3 import random_rotation, wigner_D
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -39,6 +43,46 @@ def build_graphs(
             raise DataError(f"{structure.name}: expected a Hamiltonian to learn from, found none")
         graphs.append(build_graph(structure, layout, dtype=dtype).to(device))
     return graphs
+
+
+def label_residual(graphs: Sequence[Data], output: OutputTransform) -> None:
+    """Make the trace labels T those of H minus the two-centre reference, in place.
+
+    Args:
+        graphs: training graphs.
+        output: reference, fitted.
+    """
+    layout = output.targets
+    block = layout.component_block[layout.frame.component_index[0]]
+    for graph in graphs:
+        residual = graph.target_frame.clone()
+        residual[:, : output.num_pole] -= output.reference_pole(graph, len(residual)).to(residual)
+        label = torch.zeros_like(graph.target_trace)
+        graph.target_trace = label.index_add_(1, block.to(label.device), residual.square()) * graph.trace_mask
+
+
+def rotated(graph: Data, rotation: Tensor) -> Data:
+    """The graph of the rotated structure; its targets, in the frames of the edges, are the same.
+
+    The frames turn with the edges, so each Wigner matrix D(Q^T) becomes D(Q^T) D(R^T).
+
+    Args:
+        graph: graph or batch; it is not changed.
+        rotation: (3, 3) proper rotation of (x, y, z).
+    """
+    turned = copy(graph)
+    for name in ("positions", "cell", "edge_vectors"):
+        turned[name] = graph[name] @ rotation.T.to(graph[name])
+    turned.wigner = []
+    for l, matrices in enumerate(graph.wigner):
+        rows = [l, *(l + sign * m for m in range(1, l + 1) for sign in (1, -1))]  # the order of the frames
+        turned.wigner.append(matrices @ wigner_D(l, rotation)[rows][:, rows].T.to(matrices))
+    return turned
+
+
+def step_rotation(seed: int, step: int) -> Tensor:
+    """The random rotation of a step: a function of the seed and the step alone, (3, 3) float64."""
+    return random_rotation(generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
 
 
 @dataclass(frozen=True)

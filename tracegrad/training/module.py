@@ -12,7 +12,7 @@ from torch_geometric.data import Data
 from tracegrad.config import TrainingConfig
 from tracegrad.graph import TargetLayout
 from tracegrad.loss import LossTerms, ReversedFrame, TraceGradLoss
-from tracegrad.training.data import BatchStream
+from tracegrad.training.data import BatchStream, rotated, step_rotation
 
 
 def make_loss(config: TrainingConfig, targets: TargetLayout) -> TraceGradLoss:
@@ -47,7 +47,9 @@ class TrainingModule(lightning.LightningModule):
         self.terms: LossTerms | None = None
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
-        """Loss of one batch."""
+        """Loss of one batch, rotated in the part of the run where the configuration asks for it."""
+        if self.config.rotate_after < 1.0 and self.progress >= self.config.rotate_after:
+            batch = rotated(batch, step_rotation(self.config.seed, self.trainer.global_step))
         self.terms = self.loss(self.model.in_frame(batch), batch, self.progress)  # type: ignore[operator]
         return self.terms.total
 

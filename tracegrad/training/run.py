@@ -18,9 +18,10 @@ from tracegrad.config import Config
 from tracegrad.data import Dataset, load_dataset
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
+from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint
-from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs
+from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual
 from tracegrad.training.device import choose_device, device_name, git_commit
 from tracegrad.training.folder import FINAL_FILE, open_run_folder
 from tracegrad.training.guard import TrainingError, WeightAverage
@@ -95,7 +96,9 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     targets = cast(TargetLayout, model.targets)
     graphs = build_graphs(structures, targets, dtype=dtype, device=device)
     val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
-    model.calibrate(graphs)
+    model.calibrate(graphs)  # type: ignore[operator]
+    if config.model.trace_of_residual:
+        label_residual(graphs, next(part for part in model.modules() if isinstance(part, OutputTransform)))
     model.to(dtype=dtype, device=device)
     order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices)
     steps = order.steps_per_epoch

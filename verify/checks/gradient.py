@@ -25,7 +25,7 @@ from .symmetry import symmetry_sides
 TRIALS = 4
 STATES = 2
 MAX_DIRECTIONS = 12
-_STEPS = (1.0, 0.03, 30.0, 1000.0)  # times the step of the dtype: the first that agrees decides
+_STEPS = (1.0, 0.03, 10.0, 100.0, 1000.0)  # times the step of the dtype: the first that agrees decides
 _PRECISION_GAIN = 5.0  # a leak of low precision shrinks with a longer step, a wrong gradient does not
 
 
@@ -141,8 +141,8 @@ class _Probe:
                 break
         if errors[-1] <= limits.difference and len(errors) <= 2:
             return errors[-1], Verdict.PASS
-        shrinks = min(errors[2:]) * _PRECISION_GAIN < errors[0]
-        return errors[0], Verdict.PRECISION if shrinks else Verdict.STRUCTURAL
+        noisy = min(errors[2:]) * _PRECISION_GAIN < errors[0] or errors[1] > _PRECISION_GAIN * errors[0]
+        return errors[0], Verdict.PRECISION if noisy else Verdict.STRUCTURAL
 
 
 def finite_difference(context: Context) -> CheckResult:

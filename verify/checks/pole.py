@@ -1,8 +1,9 @@
 """Poles: rotations that bring a direction of a generic input onto a coordinate axis, and to within small angles of it.
 
-The search excuses an error where a 1-ulp change of the input moves the output as much. Near a pole that excuse would hide the
-usual fault, a frame whose angle is lost there (an inverse cosine, a branch on the axis): how strongly the output amplifies
-round-off must itself be the same before and after a rotation. Here the input is generic and the tolerance is its own.
+The search excuses an error where a 1-ulp change of the input moves the output as much. Near a pole that excuse would
+hide the usual fault, a frame whose angle is lost there (an inverse cosine, a branch on the axis): how strongly the
+output amplifies round-off must itself be the same before and after a rotation. Here the input is generic and the
+tolerance is its own.
 """
 
 from __future__ import annotations

@@ -62,7 +62,9 @@ def anisotropic_whitening(part: Tensor, context: Context) -> Tensor:
 
 
 def _entry(key: str, title: str, kind: str, update: Fault, found_by: str = "rotation", precedent: str = "") -> Mutant:
-    return Mutant(key, "activations", title, network_with("mixed", on(kind, update)), precedent=precedent, found_by=found_by)
+    return Mutant(
+        key, "activations", title, network_with("mixed", on(kind, update)), precedent=precedent, found_by=found_by
+    )
 
 
 MUTANTS = (
@@ -76,5 +78,7 @@ MUTANTS = (
     _entry("M8", "mean over m subtracted within l=2", "2e", subtract_mean_over_m),
     _entry("M9", "positions.mean(1) for mean(0)", "1o", centre_of_wrong_axis, precedent="Steerable-E3-GNN#12"),
     _entry("M10", "x / sqrt(x^2 + eps) per component", "1o", softsign),
-    _entry("M11", "whitening with eps diag(1, 2, 3)", "1o", anisotropic_whitening, precedent="pre-training-via-denoising#5"),
+    _entry(
+        "M11", "whitening with eps diag(1, 2, 3)", "1o", anisotropic_whitening, precedent="pre-training-via-denoising#5"
+    ),
 )

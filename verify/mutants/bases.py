@@ -72,9 +72,7 @@ def cross_product_as_vector(part: Tensor, context: Context) -> Tensor:
 
 
 def _harmonics(key: str, title: str, fault: Fault, precedent: str = "") -> Mutant:
-    return Mutant(
-        key, "bases", title, network_with("harmonics", fault), precedent=precedent, found_by="rotation"
-    )
+    return Mutant(key, "bases", title, network_with("harmonics", fault), precedent=precedent, found_by="rotation")
 
 
 def _coupled(key: str, title: str, coupling: Coupling) -> Mutant:
@@ -96,7 +94,13 @@ MUTANTS = (
         precedent="e3nn#443",
         found_by="rotation",
     ),
-    Mutant("M18", "bases", "mul-major read as m-major", network_with("mixed", on("1o", swapped_layout)), found_by="rotation"),
+    Mutant(
+        "M18",
+        "bases",
+        "mul-major read as m-major",
+        network_with("mixed", on("1o", swapped_layout)),
+        found_by="rotation",
+    ),
     Mutant(
         "M19",
         "bases",

@@ -90,7 +90,11 @@ def float32_radial(value: Tensor, context: Context) -> Tensor:
 
 
 def _control(
-    key: str, title: str, build: Callable[[int], Subject], without: tuple[str, ...] = (), may_report: tuple[str, ...] = ()
+    key: str,
+    title: str,
+    build: Callable[[int], Subject],
+    without: tuple[str, ...] = (),
+    may_report: tuple[str, ...] = (),
 ) -> Mutant:
     return Mutant(key, "controls", title, build, control=True, without=without, may_report=may_report)
 
@@ -107,7 +111,13 @@ CONTROLS = (
     _mixed("C5", "node mean of l=2 subtracted", "2e", subtract_node_mean),
     _mixed("C6", "x / (|x| + eps) on whole irreps", "1o", unit_irreps),
     _mixed("C7", "pooling of the irrep of largest norm", "1o", largest_by_norm),
-    _mixed("C8", "dropout of whole irreps, fixed mask (declared index-dependent)", "1o", irrep_dropout, without=("node_permutation",)),
+    _mixed(
+        "C8",
+        "dropout of whole irreps, fixed mask (declared index-dependent)",
+        "1o",
+        irrep_dropout,
+        without=("node_permutation",),
+    ),
     _mixed("C9", "local frame of two vectors, rotated back", "1o", local_frame),
     _control("C10", "modulus of 0o as 0e", network_with("mixed", absolute_pseudoscalar)),
     _control("C11", "cross product declared 1e", network_with("mixed", cross_product_as_axial)),

@@ -1,8 +1,8 @@
 r"""A layer in the frame of its edge, as tracegrad's encoder has it, sound and with two faults of frames.
 
-Features turn into the frame whose pole is the edge, are scaled per |m| and gated by their m = 0 parts, and turn back. The
-frame has a free angle about the edge; the layer is sound because nothing in it depends on that angle. Its result goes to
-zero with the length of the edge, where there is no frame.
+Features turn into the frame whose pole is the edge, are scaled per |m| and gated by their m = 0 parts, and turn back.
+The frame has a free angle about the edge; the layer is sound because nothing in it depends on that angle. Its result
+goes to zero with the length of the edge, where there is no frame.
 """
 
 from __future__ import annotations

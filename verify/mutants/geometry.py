@@ -86,7 +86,9 @@ def constant_at_zero(value: Tensor, context: Context) -> Tensor:
     return torch.where(zero, torch.full_like(value, 0.5), value)
 
 
-def _entry(key: str, title: str, build: Callable[[int], Subject], precedent: str = "", found_by: str = "rotation") -> Mutant:
+def _entry(
+    key: str, title: str, build: Callable[[int], Subject], precedent: str = "", found_by: str = "rotation"
+) -> Mutant:
     return Mutant(key, "geometry", title, build, precedent=precedent, found_by=found_by)
 
 
@@ -104,7 +106,9 @@ MUTANTS = (
     _entry("M26", "clamp of components to 0.3", _vectors(clamp)),
     _entry("M27", "break only where a norm is above 9", _vectors(overflow_branch), found_by="search"),
     _entry("M28", "cutoff on |dx|", network_with("radial", absolute_cutoff)),
-    _entry("M29", "distance from the origin in a scalar", network_with("mixed", absolute_position), found_by="translation"),
+    _entry(
+        "M29", "distance from the origin in a scalar", network_with("mixed", absolute_position), found_by="translation"
+    ),
     _entry("M30", "stale lattice shift, not rotated", network_with("vectors", stale_shift), "equiformer_v2#5"),
     _entry(
         "M31",

@@ -55,8 +55,20 @@ MUTANTS = (
         precedent="pytorch_cluster#106, torchmd-net#21",
         found_by="node_permutation",
     ),
-    Mutant("M36", "graphs", "edge sign from the index order", network_with("vectors", sign_from_index), found_by="node_permutation"),
-    Mutant("M37", "graphs", "features scaled by node index", network_with("mixed", index_weight), found_by="node_permutation"),
+    Mutant(
+        "M36",
+        "graphs",
+        "edge sign from the index order",
+        network_with("vectors", sign_from_index),
+        found_by="node_permutation",
+    ),
+    Mutant(
+        "M37",
+        "graphs",
+        "features scaled by node index",
+        network_with("mixed", index_weight),
+        found_by="node_permutation",
+    ),
     Mutant("M38", "graphs", "inputs changed in place", _mutating, found_by="input_mutation"),
     Mutant(
         "M39",

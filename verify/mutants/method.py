@@ -120,7 +120,9 @@ def _operator(kind: type[GradientOperator]) -> Callable[[int], CheckResult]:
         operator = kind(FEATURES, seed=seed)
         sound = GradientOperator(FEATURES, seed=seed)
         # the scalar is that of the formula; the closed form is the method's
-        return check_gradient_operator(operator, FEATURES, scalar=sound.scalar, closed_form=sound.closed_form, seed=seed)
+        return check_gradient_operator(
+            operator, FEATURES, scalar=sound.scalar, closed_form=sound.closed_form, seed=seed
+        )
 
     return run
 
@@ -128,7 +130,9 @@ def _operator(kind: type[GradientOperator]) -> Callable[[int], CheckResult]:
 def _hermitian(sign: Callable[[int, int, bool], Tensor]) -> Callable[[int], CheckResult]:
     from tracegrad.so3 import block_to_irreps
 
-    return lambda seed: check_hermitian_signs(sign, lambda b, l1, l2, spinful: block_to_irreps(b, l1, l2, spinful), seed=seed)
+    return lambda seed: check_hermitian_signs(
+        sign, lambda b, l1, l2, spinful: block_to_irreps(b, l1, l2, spinful), seed=seed
+    )
 
 
 def no_signs(l1: int, l2: int, spinful: bool) -> Tensor:
@@ -153,8 +157,18 @@ MUTANTS = (
     _run("T1", "T = tr(QQ), the dagger dropped", _label(trace_without_dagger, equal_degrees=True), "theorem_1"),
     _run("T2", "T = sum |Q|", _label(sum_of_moduli), "theorem_1"),
     _run("T2b", "T = |sum Q|^2", _label(square_of_sum), "theorem_1"),
-    _run("T3", "D transposed on both sides", lambda seed: check_orbital_convention(transposed_D, seed=seed, lmax=2), "orbital_convention"),
-    _run("T3b", "m order reversed on both sides", lambda seed: check_orbital_convention(reversed_order, seed=seed, lmax=2), "orbital_convention"),
+    _run(
+        "T3",
+        "D transposed on both sides",
+        lambda seed: check_orbital_convention(transposed_D, seed=seed, lmax=2),
+        "orbital_convention",
+    ),
+    _run(
+        "T3b",
+        "m order reversed on both sides",
+        lambda seed: check_orbital_convention(reversed_order, seed=seed, lmax=2),
+        "orbital_convention",
+    ),
     _run("V1", "s_nonlin sees one l=2 component", _operator(OneComponentNonlinear), "theorem_2"),
     _run("V2", "SiLU on all l=2 components", _operator(ComponentwiseNonlinear), "theorem_2"),
     _run("V3", "random matrix in place of CG(., 0)", _operator(RandomCoupling), "theorem_2"),
@@ -170,7 +184,13 @@ MUTANTS = (
 CONTROLS = (
     _run("CT", "T = squared Frobenius norm", _label(lambda b, s: b.abs().square().flatten(1).sum(1)), "", control=True),
     _run("CV", "the sound gradient operator", _operator(GradientOperator), "", control=True),
-    _run("CD", "the verifier's D and its oracles", lambda seed: check_orbital_convention(own_orbital_matrix, seed=seed, lmax=2), "", control=True),
+    _run(
+        "CD",
+        "the verifier's D and its oracles",
+        lambda seed: check_orbital_convention(own_orbital_matrix, seed=seed, lmax=2),
+        "",
+        control=True,
+    ),
     Mutant("CF", "method", "edge frame from atan2", edge_frame_subject("atan2"), control=True),
     _run("CH", "the Hermitian partner with its signs", _hermitian(sound_signs), "", control=True),
 )

@@ -1,11 +1,12 @@
-r"""The small O(3) graph network in which faults are planted: sound by construction, with named places for one fault each.
+r"""The small O(3) graph network in which faults are planted: sound by construction, with named places for one fault
+each.
 
 All pairs of nodes as edges, two layers of
 
 .. math:: x_i \leftarrow \mathrm{gate}\Big(x_i + \sum_j T\,(x_j \otimes Y(r_{ij}) \otimes R(|r_{ij}|))\Big)
 
-with T a fully connected tensor product, kept as one matrix. Every irrep of the hidden features is fed and read, so that a
-fault in any of them can be seen. Components are e3nn's (l = 1: x, y, z).
+with T a fully connected tensor product, kept as one matrix. Every irrep of the hidden features is fed and read, so
+that a fault in any of them can be seen. Components are e3nn's (l = 1: x, y, z).
 """
 
 from __future__ import annotations
@@ -118,7 +119,9 @@ def product_matrix(irreps_out: o3.Irreps, generator: torch.Generator, coupling: 
                 weight = torch.randn(mul1, RADIAL, mul3, generator=generator, dtype=torch.float64)
                 if ir3 not in ir1 * ir2:
                     continue
-                block = torch.einsum("mao,ukv->umakvo", coupling(ir1.l, ir2.l, ir3.l), weight) * math.sqrt(ir3.dim / mul1)
+                block = torch.einsum("mao,ukv->umakvo", coupling(ir1.l, ir2.l, ir3.l), weight) * math.sqrt(
+                    ir3.dim / mul1
+                )
                 table[s1, s2, :, s3] = block.flatten(4, 5).flatten(0, 1)
     return table.flatten(0, 2)
 

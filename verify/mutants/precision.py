@@ -41,5 +41,11 @@ MUTANTS = (
         precedent="torchmd-net#327, nequip#70",
         found_by="rotation",
     ),
-    Mutant("M34", "precision", "coordinates rounded to 1e-3", network_with("positions", rounded_positions), found_by="rotation"),
+    Mutant(
+        "M34",
+        "precision",
+        "coordinates rounded to 1e-3",
+        network_with("positions", rounded_positions),
+        found_by="rotation",
+    ),
 )

@@ -14,7 +14,13 @@ from .junit import to_junit
 from .markdown import to_markdown
 from .sarif import to_sarif
 
-NAMES = {"json": "report.json", "junit": "junit.xml", "markdown": "summary.md", "sarif": "report.sarif", "text": "report.txt"}
+NAMES = {
+    "json": "report.json",
+    "junit": "junit.xml",
+    "markdown": "summary.md",
+    "sarif": "report.sarif",
+    "text": "report.txt",
+}
 
 
 def schema() -> dict[str, Any]:

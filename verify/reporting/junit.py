@@ -9,7 +9,9 @@ from ..result import CheckResult, Report, Verdict
 
 def _printable(text: str) -> str:
     """Text without the control characters that XML 1.0 forbids."""
-    return "".join(c for c in text if c in "\t\n\r" or 0x20 <= ord(c) < 0xD800 or 0xE000 <= ord(c) < 0xFFFE or ord(c) > 0xFFFF)
+    return "".join(
+        c for c in text if c in "\t\n\r" or 0x20 <= ord(c) < 0xD800 or 0xE000 <= ord(c) < 0xFFFE or ord(c) > 0xFFFF
+    )
 
 
 def _case(suite: ElementTree.Element, name: str, target: str) -> ElementTree.Element:
@@ -29,7 +31,9 @@ def _fill(case: ElementTree.Element, check: CheckResult) -> None:
         kind = "error" if check.verdict in (Verdict.VACUOUS, Verdict.HARNESS_NOISE) else "failure"
         problem = ElementTree.SubElement(case, kind)
         problem.set("type", check.verdict.value)
-        problem.set("message", _printable(f"error {check.error:.3e} tolerance {check.tolerance:.3e} {check.message}".strip()))
+        problem.set(
+            "message", _printable(f"error {check.error:.3e} tolerance {check.tolerance:.3e} {check.message}".strip())
+        )
         problem.text = _printable(text)
     ElementTree.SubElement(case, "system-out").text = _printable(text)
 
@@ -37,8 +41,8 @@ def _fill(case: ElementTree.Element, check: CheckResult) -> None:
 def to_junit(report: Report) -> str:
     """Report as JUnit XML.
 
-    Checks that broke are ``failure``; checks that had nothing to test, and a noisy harness, are ``error``; checks that do
-    not apply are ``skipped``.
+    Checks that broke are ``failure``; checks that had nothing to test, and a noisy harness, are ``error``; checks
+    that do not apply are ``skipped``.
 
     Args:
         report: the report.

@@ -43,7 +43,8 @@ def _block_rows(check: CheckResult) -> list[list[str]]:
     """Blocks above their tolerance, worst first."""
     bad: list[BlockError] = sorted((b for b in check.blocks if b.ratio > 1 and not b.zero), key=lambda b: -b.ratio)
     return [
-        [f"`{check.name}`", b.output, b.irrep, number(b.error), number(b.peak), number(b.tolerance)] for b in bad[:MAX_ROWS]
+        [f"`{check.name}`", b.output, b.irrep, number(b.error), number(b.peak), number(b.tolerance)]
+        for b in bad[:MAX_ROWS]
     ]
 
 
@@ -57,19 +58,28 @@ def to_markdown(report: Report) -> str:
         Markdown of at most 1 MB.
     """
     sign = _SIGNS.get(report.verdict.value, "❌")
-    parts = [f"## {sign} Equivariance of `{report.target}`: {report.verdict}", f"Exit code {report.exit_code}; {report.noise_floor.line()}."]
+    parts = [
+        f"## {sign} Equivariance of `{report.target}`: {report.verdict}",
+        f"Exit code {report.exit_code}; {report.noise_floor.line()}.",
+    ]
     header = ["verdict", "check", "error", "tolerance", "margin", "trials", "message"]
     parts.append(table(header, (_check_row(check) for check in report.checks)))
     blocks = [row for check in report.failures for row in _block_rows(check)]
     if blocks:
-        parts += ["### Blocks above their tolerance", table(["check", "output", "irrep", "error", "peak", "tolerance"], blocks)]
+        parts += [
+            "### Blocks above their tolerance",
+            table(["check", "output", "irrep", "error", "peak", "tolerance"], blocks),
+        ]
     modules = [m for m in report.modules if m.ratio > 1]
     if modules:
         rows = [
             [m.name, m.kind, f"{m.source_file}:{m.source_line}", number(m.local_error), number(m.tolerance), m.example]
             for m in modules[:MAX_ROWS]
         ]
-        parts += ["### Modules that break the symmetry alone", table(["module", "class", "source", "error", "tolerance", "leak"], rows)]
+        parts += [
+            "### Modules that break the symmetry alone",
+            table(["module", "class", "source", "error", "tolerance", "leak"], rows),
+        ]
     for check in report.failures:
         if check.counterexample is not None:
             parts += [f"### Counterexample for `{check.name}`", f"```python\n{check.counterexample.code.rstrip()}\n```"]
@@ -80,7 +90,9 @@ def to_markdown(report: Report) -> str:
     settings = {**report.settings, **report.environment}
     rows = [[str(k), str(v)] for k, v in settings.items()]
     if rows:
-        parts.append(f"<details><summary>settings and versions</summary>\n\n{table(['name', 'value'], rows)}\n\n</details>")
+        parts.append(
+            f"<details><summary>settings and versions</summary>\n\n{table(['name', 'value'], rows)}\n\n</details>"
+        )
     text = "\n\n".join(parts) + "\n"
     return text if len(text.encode()) <= LIMIT_BYTES else text.encode()[:LIMIT_BYTES].decode(errors="ignore") + "\n"
 
@@ -95,7 +107,15 @@ def kill_matrix_markdown(matrix: KillMatrix) -> str:
         Markdown.
     """
     rows = [
-        [o.key, o.title, o.verdict, ", ".join(o.checks) or "–", number(o.error), "yes" if o.killed else "no", o.precedent]
+        [
+            o.key,
+            o.title,
+            o.verdict,
+            ", ".join(o.checks) or "–",
+            number(o.error),
+            "yes" if o.killed else "no",
+            o.precedent,
+        ]
         for o in matrix.outcomes
     ]
     header = ["#", "fault or control", "verdict", "checks that do not pass", "largest error", "flagged", "precedent"]

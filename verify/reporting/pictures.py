@@ -85,7 +85,9 @@ def error_per_irrep(report: Report) -> Figure | None:
     axes = figure.add_subplot()
     for index, name in enumerate(names):
         points = [(_drawn(b.error), y) for y, rows in enumerate(groups.values()) for n, b in rows if n == name]
-        axes.scatter([x for x, _ in points], [y for _, y in points], s=26, marker="osD^vPX*"[index % 8], label=name, zorder=3)
+        axes.scatter(
+            [x for x, _ in points], [y for _, y in points], s=26, marker="osD^vPX*"[index % 8], label=name, zorder=3
+        )
     for y, rows in enumerate(groups.values()):
         axes.plot([min(_drawn(b.tolerance) for _, b in rows)] * 2, [y - 0.4, y + 0.4], color="#b8423c", lw=2, zorder=2)
     axes.set_yticks(range(len(groups)), list(groups))
@@ -117,9 +119,18 @@ def error_against_depth(modules: Sequence[ModuleError], title: str) -> Figure | 
     figure = _figure(max(6.0, 2.5 + 0.32 * len(modules)), 4.4)
     axes = figure.add_subplot()
     order = range(len(modules))
-    axes.plot(order, [_drawn(m.cumulative_error) for m in modules], "o-", color="#356a8c", label="whole model up to here")
+    axes.plot(
+        order, [_drawn(m.cumulative_error) for m in modules], "o-", color="#356a8c", label="whole model up to here"
+    )
     axes.plot(order, [_drawn(m.local_error) for m in modules], "s", color="#b8423c", label="module alone")
-    axes.plot(order, [_drawn(m.tolerance) for m in modules], "_", ms=14, color="#777777", label="tolerance of the module alone")
+    axes.plot(
+        order,
+        [_drawn(m.tolerance) for m in modules],
+        "_",
+        ms=14,
+        color="#777777",
+        label="tolerance of the module alone",
+    )
     axes.set_xticks(list(order), [m.name or m.kind for m in modules], rotation=60, ha="right", fontsize=7)
     axes.set_yscale("log")
     axes.grid(axis="y", alpha=0.3)
@@ -169,7 +180,9 @@ def kill_matrix(matrix: KillMatrix) -> Figure:
     cells = [[codes.index(o.verdicts[n]) if n in o.verdicts else math.nan for n in names] for o in matrix.outcomes]
     figure = _figure(3.6 + 0.3 * len(names), 1.6 + 0.2 * len(cells))
     axes = figure.add_subplot()
-    axes.imshow(cells, aspect="auto", cmap=ListedColormap(list(VERDICT_COLOURS.values())), vmin=-0.5, vmax=len(codes) - 0.5)
+    axes.imshow(
+        cells, aspect="auto", cmap=ListedColormap(list(VERDICT_COLOURS.values())), vmin=-0.5, vmax=len(codes) - 0.5
+    )
     axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
     labels = [f"{o.key}  {o.title}"[:62] for o in matrix.outcomes]
     axes.set_yticks(range(len(cells)), labels, fontsize=6)

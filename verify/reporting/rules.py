@@ -23,11 +23,23 @@ class Rule:
 
 
 _RULES = {
-    "rotation": ("f(R x) = D(R) f(x)", "Outputs do not turn with the inputs. Look for operations on single components of an irrep."),
-    "inversion": ("f(-r) carries the declared parities", "A parity is wrong: an even function on 0o, or a cross product called 1o."),
+    "rotation": (
+        "f(R x) = D(R) f(x)",
+        "Outputs do not turn with the inputs. Look for operations on single components of an irrep.",
+    ),
+    "inversion": (
+        "f(-r) carries the declared parities",
+        "A parity is wrong: an even function on 0o, or a cross product called 1o.",
+    ),
     "translation": ("f(r + t) = f(r)", "Absolute coordinates enter. Use differences of positions."),
-    "node_permutation": ("f(P x) = P f(x) for nodes", "The order of the atoms enters. Look for uses of the node index."),
-    "edge_permutation": ("f does not depend on the order of edges", "The order of the edges enters, or one is cut by its index."),
+    "node_permutation": (
+        "f(P x) = P f(x) for nodes",
+        "The order of the atoms enters. Look for uses of the node index.",
+    ),
+    "edge_permutation": (
+        "f does not depend on the order of edges",
+        "The order of the edges enters, or one is cut by its index.",
+    ),
     "batch_independence": ("a structure in a batch is as alone", "Statistics run over the batch."),
     "locality": ("a far fragment changes nothing", "Statistics run over the whole graph."),
     "gradient": ("gradients are equivariant", "The backward pass breaks the symmetry."),
@@ -38,14 +50,26 @@ _RULES = {
     "input_mutation": ("inputs stay as they were", "An in-place operation changes the caller's tensors."),
     "dtype_leak": ("one precision throughout", "A tensor is rounded to a narrower type on the way."),
     "vacuity": ("there is something to verify", "Outputs are NaN, zero, or do not depend on the inputs."),
-    "scale": ("the symmetry holds at every size of the inputs", "A branch that only large or small values take breaks it."),
-    "search": ("no counterexample in an adversarial search", "A special geometry breaks the symmetry: poles, planes, zeros."),
+    "scale": (
+        "the symmetry holds at every size of the inputs",
+        "A branch that only large or small values take breaks it.",
+    ),
+    "search": (
+        "no counterexample in an adversarial search",
+        "A special geometry breaks the symmetry: poles, planes, zeros.",
+    ),
     "hermiticity": ("H(j, i, -R) = H(i, j, R)^dagger", "The two directions of an edge disagree."),
     "time_reversal": ("time reversal of non-magnetic data", "Spinful blocks do not obey time reversal."),
     "supercell": ("a tiled crystal gives tiled blocks", "The choice of the cell enters."),
     "theorem_1": ("the trace label is the invariant norm", "The label is not invariant, or is not the Frobenius norm."),
-    "theorem_2": ("the induced feature is an equivariant gradient", "v does not carry the irreps of f, or is no gradient."),
-    "orbital_convention": ("recomputed Hamiltonians equal D H D^dagger", "D, the order of the orbitals or a phase is wrong."),
+    "theorem_2": (
+        "the induced feature is an equivariant gradient",
+        "v does not carry the irreps of f, or is no gradient.",
+    ),
+    "orbital_convention": (
+        "recomputed Hamiltonians equal D H D^dagger",
+        "D, the order of the orbitals or a phase is wrong.",
+    ),
     "block_irreps": ("blocks and irreps agree", "The change of basis between blocks and irreps is wrong."),
     "hermitian_partner": ("signs of the reverse block", "The irreps of the reverse block have a wrong sign."),
     "kill_matrix": ("every planted fault is found, no control is flagged", "The verifier itself has lost a check."),

@@ -43,12 +43,16 @@ def fingerprint(*parts: str) -> str:
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
 
-def _result(report: Report, check: CheckResult, module: ModuleError | None, rule: Rule, index: int, root: Path) -> dict[str, Any]:
+def _result(
+    report: Report, check: CheckResult, module: ModuleError | None, rule: Rule, index: int, root: Path
+) -> dict[str, Any]:
     text = f"{check.name}: {check.verdict}, relative error {check.error:.2e} above the tolerance {check.tolerance:.2e}."
     if check.message:
         text += f" {check.message}."
     if module is not None:
-        text += f" First broken module: {module.name} ({module.kind}), own error {module.local_error:.2e}. {module.example}"
+        text += (
+            f" First broken module: {module.name} ({module.kind}), own error {module.local_error:.2e}. {module.example}"
+        )
     level = "warning" if check.verdict in (Verdict.SUSPECT, Verdict.PRECISION) else "error"
     names = (report.target, check.name, module.name if module else "")
     return {
@@ -59,14 +63,20 @@ def _result(report: Report, check: CheckResult, module: ModuleError | None, rule
         "message": {"text": text.strip()},
         "locations": [_location(report, module, root)],
         "partialFingerprints": {FINGERPRINT: fingerprint(rule.identifier, *names)},
-        "properties": {"verdict": check.verdict.value, "error": f"{check.error:.6e}", "tolerance": f"{check.tolerance:.6e}"},
+        "properties": {
+            "verdict": check.verdict.value,
+            "error": f"{check.error:.6e}",
+            "tolerance": f"{check.tolerance:.6e}",
+        },
     }
 
 
 def _noise_result(report: Report, root: Path) -> CheckResult:
     floor = report.noise_floor
     worst = max(floor.residuals, key=lambda name: floor.residuals[name] / floor.limits[name])
-    return CheckResult("self_check", Verdict.HARNESS_NOISE, floor.residuals[worst], floor.limits[worst], f"residual of {worst}")
+    return CheckResult(
+        "self_check", Verdict.HARNESS_NOISE, floor.residuals[worst], floor.limits[worst], f"residual of {worst}"
+    )
 
 
 def to_sarif(report: Report, root: Path | None = None) -> str:

@@ -97,13 +97,16 @@ def test_finished_structures_are_kept_and_missing_ones_computed(
     assert len(calls()) == 2
 
 
-def test_a_folder_without_its_record_is_computed_again(tmp_path: Path, engine: Any, recordings: dict[str, Any]) -> None:
+def test_a_folder_that_others_made_is_left_alone(tmp_path: Path, engine: Any, recordings: dict[str, Any]) -> None:
     calls = engine(CONVERGES)
     request = recordings["carbon_dimer"]
-    generate([request], tmp_path / "out")
-    (tmp_path / "out" / request.name / RECORD_NAME).unlink()
-    assert generate([request], tmp_path / "out").names("done") == [request.name]
-    assert len(calls()) == 2
+    theirs = tmp_path / "out" / request.name / "notes.txt"
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("mine", encoding="utf-8")
+    with pytest.raises(DataError, match="not made by this command"):
+        generate([request], tmp_path / "out")
+    assert theirs.read_text(encoding="utf-8") == "mine"
+    assert calls() == []
 
 
 def test_another_structure_of_the_same_name_is_not_taken_for_it(
@@ -223,6 +226,12 @@ def test_command_prints_progress_and_counts(
     assert re.search(r"1 computed, 0 kept, 1 failed; not stored: BG_train_004", printed.out)
     states[1] = ("kept", "")
     assert options.run(options) == 0
+    capsys.readouterr()
+    options = parse(*words, "--out", str(tmp_path), "--json")
+    options.run(options)
+    printed = capsys.readouterr()
+    assert [outcome["status"] for outcome in json.loads(printed.out)["outcomes"]] == ["done", "kept"]
+    assert printed.err == ""
 
 
 @pytest.mark.parametrize("cells", [["3"], ["3", "3", "2"]])

@@ -1,8 +1,8 @@
 """A set of structures: one engine process for each, finished ones kept, failed ones reported and left out.
 
 Two forms on disk. ``deeph``: OUT/<name>/ is a DeepH folder with ``generation.json`` beside its matrices. ``compact``:
-OUT/parts/<name>.h5 is a compact file of one structure and OUT/<KEY>.h5 the set made of them. A structure counts as
-finished when its record is complete; both forms write that record last and at once.
+OUT/parts/<name>.h5 is a compact file of one structure and OUT/<KEY>.h5 the set made of them. Either appears under its
+name when it is complete, so what is there is finished.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,8 @@ def generate(
         report.outcomes.append(outcome)
         if on_outcome is not None:
             on_outcome(outcome)
+    with suppress(OSError):  # another command may still be at work there
+        (out / WORK_FOLDER).rmdir()
     if form == "compact":
         _merge(out)
     return report
@@ -155,7 +157,7 @@ def make_one(request: Request, out: Path, form: str, program: str) -> Outcome:
     work.mkdir(parents=True)
     try:
         calculation = calculate(request, program, work)
-        _store(calculation, out, form)
+        _store(calculation, out, form, work)
     except DataError as error:
         log = out / FAILED_FOLDER / f"{request.name}.out"
         if (work / OUTPUT_NAME).exists():
@@ -164,37 +166,35 @@ def make_one(request: Request, out: Path, form: str, program: str) -> Outcome:
         return Outcome(request.name, "failed", str(error))
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        with suppress(OSError):  # others may still be at work there
-            work.parent.rmdir()
     facts = calculation.facts
     return Outcome(request.name, "done", f"{facts['scf_cycles']} SCF cycles, {facts['cpu_seconds']:.0f} s")
 
 
-def _store(calculation: Calculation, out: Path, form: str) -> None:
+def _store(calculation: Calculation, out: Path, form: str, work: Path) -> None:
     request, structure = calculation.request, calculation.structure()
     if form == "compact":
         part = _part(request, out)
         part.parent.mkdir(exist_ok=True)
-        manifest = {**set_facts(request.system), "request": asdict(request)}
-        write_compact(part, [(request.subset, structure)], manifest)
+        recorded = replace(structure, metadata={**structure.metadata, "request": asdict(request)})
+        write_compact(part, [(request.subset, recorded)], set_facts(request.system))
         return
-    folder = out / request.name
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_deeph(structure, folder)
+    folder = write_deeph(structure, work / request.name)
     record = {"request": asdict(request), "facts": calculation.facts, "set": set_facts(request.system)}
     with atomic_write(folder / RECORD_NAME) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    folder.rename(out / request.name)
 
 
 def _is_finished(request: Request, out: Path, form: str) -> bool:
     record = out / request.name / RECORD_NAME if form == "deeph" else _part(request, out)
     if not record.exists():
+        if form == "deeph" and record.parent.exists():
+            raise DataError(f"{record.parent} was not made by this command (no {RECORD_NAME}); give another --out")
         return False
     if form == "deeph":
         found = json.loads(record.read_text(encoding="utf-8"))["request"]
     else:
-        found = open_compact(record).manifest["request"]
+        found = open_compact(record).read(request.name).metadata["request"]
     expected = json.loads(json.dumps(asdict(request)))
     if found != expected:
         raise DataError(

@@ -6,7 +6,8 @@ with the projectors p_i^l ~ r^(l + 2i - 2) exp(-r² / 2 r_l²) of the potential.
 harmonics (M_a real and antisymmetric) this is H_full = 1 ⊗ H + i Σ_a sigma_a ⊗ W_a with real
 W_a = Σ B^T (k ⊗ M_a / 2) B, where B are the overlaps of projectors and orbitals; W(j, i, -R) = -W(i, j, R)^T.
 
-Source: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998); parameters from there and from Krack, Theor. Chem. Acc. 114, 145 (2005), as in CP2K's GTH_SOC_POTENTIALS. Integrals by PySCF.
+Source: Hartwigsen, Goedecker, Hutter, Phys. Rev. B 58, 3641 (1998); parameters from there and from Krack, Theor. Chem.
+Acc. 114, 145 (2005), as in CP2K's GTH_SOC_POTENTIALS. Integrals by PySCF.
 """
 
 from __future__ import annotations

@@ -1,0 +1,103 @@
+"""``tracegrad import-deephe3``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tracegrad.cli import Subparsers, add_command
+from tracegrad.errors import CheckpointError
+
+EXAMPLES = """
+tracegrad import-deephe3 run/best_model.pkl --out imported.ckpt
+tracegrad import-deephe3 best_model.pkl --src run/src --out imported.ckpt --json
+"""
+
+
+def register(subparsers: Subparsers) -> None:
+    """Add the command to the main parser."""
+    parser = add_command(
+        subparsers,
+        "import-deephe3",
+        "Read a checkpoint of the public DeepH-E3 code and write it as a checkpoint of this package: the same function on "
+        "the fast core. No code from the file or its folder is run.",
+        EXAMPLES,
+    )
+    parser.add_argument("model", type=Path, metavar="MODEL.pkl", help="best_model.pkl or model.pkl of a DeepH-E3 run")
+    parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
+    parser.add_argument("--src", type=Path, metavar="DIR", help="folder with build_model.py and dataset_info.json")
+    parser.add_argument("--name", default="imported", help="name of the data it was trained on (default: imported)")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Read, convert, write."""
+    from tracegrad.config import config_from_dict
+    from tracegrad.model.deephe3_description import description_beside
+    from tracegrad.training.checkpoint import DataSummary, make_network, read_tensors, save_checkpoint
+
+    content = read_tensors(options.model)
+    state = _state(content, options.model)
+    description = description_beside(options.model, state, options.src)
+    network = description.network(state)
+    sizes = description.sizes()
+    dtype = "float64" if "float64" in str(next(iter(state.values())).dtype) else "float32"
+    config = config_from_dict(
+        {
+            "recipe": "paper",
+            "data": {"dataset": options.name},
+            "model": {
+                "setting": "DeepHE3",
+                "hidden_irreps": sizes.hidden_irreps,
+                "embed_dim": sizes.embed_dim,
+                "lmax_sh": sizes.lmax_sh,
+                "num_blocks": sizes.num_blocks,
+                "r_max": sizes.r_max,
+                "num_radial": sizes.num_radial,
+                "norm": "graph",
+                "hermitian": False,
+                "time_reversal": False,
+            },
+            "training": {"dtype": dtype},
+        },
+        str(options.model),
+    )
+    data = DataSummary(options.name, str(options.model), description.orbitals, description.spinful, "")
+    model = make_network(config.model, data)
+    model.load_state_dict(network.state_dict())
+    info = {"imported_from": "DeepH-E3", "epoch": _number(content.get("epoch")), "val_loss": _number(content.get("val_loss"))}
+    save_checkpoint(options.out, model.to(next(network.parameters()).dtype), config, data, info)
+    result = {
+        "checkpoint": str(options.out),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "orbitals": {str(Z): list(shells) for Z, shells in description.orbitals.items()},
+        "spinful": description.spinful,
+        **info,
+    }
+    if options.json:
+        print(json.dumps(result))
+    elif not options.quiet:
+        print(f"{options.out}: {result['parameters']} parameters, shells {description.orbitals}")
+    return 0
+
+
+def _state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Floating-point tensors of the ``state_dict``."""
+    state = content.get("state_dict")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: expected a DeepH-E3 checkpoint with a state_dict, found {sorted(content)[:5]}")
+    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor) and v.is_floating_point() and v.numel()}
+    if "embedding.weight" not in tensors:
+        raise CheckpointError(f"{path}: expected the weights of a DeepH-E3 network, found no embedding.weight")
+    return tensors
+
+
+def _number(value: Any) -> float | None:
+    """A number from a checkpoint, or None."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return float(value)
+    return float(value) if isinstance(value, int | float) else None

@@ -18,7 +18,7 @@ from tracegrad.graph import TargetLayout, build_graph
 from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
 from tracegrad.model import predict_blocks
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
-from tracegrad.training.device import choose_device
+from tracegrad.training.device import choose_device, process_rank
 
 RECORD_FILE = "run.json"
 UNTWISTED_KEYS = ("MG", "MM")  # their one test subset is called "all" in the tables
@@ -106,13 +106,15 @@ def run_and_record(
         dataset: the data; by default those that the configuration names.
 
     Returns:
-        The run record (design.md §3), errors in meV.
+        The run record (design.md §3), errors in meV; empty in all processes of a run but the first.
     """
     from tracegrad.training.run import train
 
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
     record_file = Path(out) / RECORD_FILE
+    if process_rank() > 0:
+        return {}
     if resume and record_file.is_file():
         return read_record(record_file)
     model, _, rest = load_checkpoint(checkpoint)

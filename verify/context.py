@@ -114,15 +114,15 @@ class Context:
             for spec, column, other in zip(self.subject.outputs, base, noisy, strict=True)
         ]
 
-    def local_jitter(self, states: Sequence[State], draws: int) -> list[Jitter]:
-        """Round-off of every output's blocks at the given states, the larger of the medians over the states."""
+    def local_jitter(self, states: Sequence[State], draws: int, largest: bool = False) -> list[Jitter]:
+        """Round-off of every output's blocks at the given states: medians over the draws (or largest), the larger over states."""
         eps, rng = bands(self.subject.dtype).eps, self.rng("local jitter")
         found = []
         for state in states:
             base = self.subject.evaluate([state])
             noisy = self.subject.evaluate([self.subject.jittered(state, rng) for _ in range(draws)])
             columns = zip(self.subject.outputs, base, noisy, strict=True)
-            found.append([jitter_of(column * draws, other, spec.law, eps) for spec, column, other in columns])
+            found.append([jitter_of(column * draws, other, spec.law, eps, largest) for spec, column, other in columns])
         return [
             Jitter(np.max([j.absolute for j in same], axis=0), np.max([j.relative for j in same], axis=0))
             for same in zip(*found, strict=True)
@@ -131,7 +131,7 @@ class Context:
     def orbit_jitter(self, state: State) -> list[Jitter]:
         """Round-off at a state in generic orientations: an equivariant map is as steep in one orientation as in any other."""
         turned = self.subject.moved([state] * 2, Elements.of(haar(2, self.rng("orientation"))))
-        return self.local_jitter(turned, JITTER_DRAWS)
+        return self.local_jitter(turned, JITTER_DRAWS, largest=True)
 
     @property
     def static(self) -> float:

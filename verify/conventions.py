@@ -139,8 +139,7 @@ def check_block_irreps(
     seed: int = 0,
     name: str = "block_irreps",
 ) -> CheckResult:
-    
-    """Irreps of the recomputed block against the Wigner-rotated irreps of the old one, and the conserved sum of squares.
+    """Irreps of the recomputed block against the rotated irreps of the old one, and the conserved sum of squares.
 
     Args:
         to_irreps: map from blocks to irreps vectors.

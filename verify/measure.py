@@ -130,7 +130,7 @@ def _single(left: Array, right: Array, law: Representation, jitter: Jitter | Non
     return Deviation(np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape), np.zeros(shape[1], dtype=bool))
 
 
-def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation, eps: float, scale: Array | None = None) -> Jitter:
+def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation, eps: float, largest: bool = False) -> Jitter:
     """Round-off per block: median over the draws of the change under 1-ulp noise on the inputs.
 
     Args:
@@ -138,7 +138,7 @@ def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation
         noisy: m arrays (rows, dim) at the inputs x (1 + eps N(0, 1)).
         law: how the output transforms.
         eps: unit round-off; a block is never taken to be more accurate than its own last digit.
-        scale: (m, blocks) scales to use; their own when None.
+        largest: True for the largest change instead of the median: how far a discontinuity can jump.
 
     Returns:
         Absolute and relative jitter; a changed number of rows counts as no draw.
@@ -150,11 +150,12 @@ def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation
         infinite = np.full(len(starts), np.inf)
         return Jitter(infinite, infinite)
     absolute, relative = [], []
-    for index, (x, y) in enumerate(pairs):
+    for x, y in pairs:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             own = eps * _reduce(x[None] ** 2, starts, sizes)[0] ** 0.5
             change = np.maximum(_reduce((x - y)[None] ** 2, starts, sizes)[0] ** 0.5, own)
-            s = block_scales(x[None], y[None], law)[0] if scale is None else scale[index]
+            s = block_scales(x[None], y[None], law)[0]
             relative.append(np.where(s > 0, change / np.where(s > 0, s, 1.0), 0.0))
         absolute.append(change)
-    return Jitter(np.median(absolute, axis=0), np.median(relative, axis=0))
+    middle = np.max if largest else np.median
+    return Jitter(np.asarray(middle(absolute, axis=0)), np.asarray(middle(relative, axis=0)))

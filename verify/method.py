@@ -1,4 +1,4 @@
-"""The theorems and conventions, checked on the verifier's own formulation and on tracegrad's implementation of the method."""
+"""Theorems and conventions, on the verifier's own formulation and on tracegrad's implementation."""
 
 from __future__ import annotations
 
@@ -138,8 +138,7 @@ def _second(module: torch.nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def check_library_conventions(seed: int = 0) -> list[CheckResult]:
-    
-    """`tracegrad.so3` against recomputed Hamiltonians: D, D^{1/2}, irreps of blocks and back, signs of the reverse block.
+    """`tracegrad.so3` against recomputed Hamiltonians: D, D^{1/2}, irreps of blocks, signs of the partner.
 
     Args:
         seed: seed of structures and rotations.

@@ -5,6 +5,8 @@ TraceGrad, Eqs. (5) and (9): with u_c = sum_ij W_c,ij CGDecomp(f_i x f_j, 0) and
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from e3nn import o3
 from torch import Tensor, nn
@@ -44,12 +46,13 @@ def random_nonlinearity(kind: str, width: int, seed: int, dtype: torch.dtype = t
     Raises:
         KeyError: the kind is not known.
     """
-    middle = {
+    makers: dict[str, Callable[[], list[nn.Module]]] = {
         "silu": lambda: [nn.SiLU()],
         "layer_norm": lambda: [nn.LayerNorm(2 * width), nn.SiLU()],
         "tanh": lambda: [nn.Tanh()],
         "attention": lambda: [_Attention(2 * width), nn.SiLU()],
-    }[kind]()
+    }
+    middle = makers[kind]()
     module = nn.Sequential(nn.Linear(width, 2 * width), *middle, nn.Linear(2 * width, 3), nn.SiLU()).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

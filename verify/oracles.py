@@ -26,6 +26,10 @@ Monomials = dict[tuple[int, int, int], float]
 PAULI = np.array([[[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1, 0], [0, -1]]], dtype=np.complex128)
 """Pauli matrices in the order x, y, z; basis (up, down)."""
 
+LEVI_CIVITA = np.zeros((3, 3, 3))
+LEVI_CIVITA[[0, 1, 2], [1, 2, 0], [2, 0, 1]] = 1.0
+LEVI_CIVITA[[0, 2, 1], [2, 1, 0], [1, 0, 2]] = -1.0
+
 
 @cache
 def _harmonic(l: int, m: int) -> tuple[tuple[tuple[int, int, int], float], ...]:
@@ -67,7 +71,7 @@ def solid_harmonic(l: int, m: int, points: Array) -> Array:
         (...) in that unit to the power l.
     """
     x, y, z = np.moveaxis(np.asarray(points, dtype=np.float64), -1, 0)
-    total = np.zeros_like(x)
+    total: Array = np.zeros_like(x)
     for (i, j, k), coefficient in _harmonic(l, m):
         total += coefficient * x**i * y**j * z**k
     return total
@@ -147,12 +151,14 @@ class GaussianOracle:
 
     .. math:: H_{ab} = \langle a | -\tfrac{1}{2} \nabla^2 - \sum_C w\, e^{-\gamma |r - R_C|^2} | b \rangle
 
-    and with spin, W being the spinless block and L the angular momentum about the orbital's own atom,
+    and with spin, W being the spinless block, L the angular momentum about the orbital's own atom, E the vector from
+    the first to the last atom and w the well of the last,
 
-    .. math:: H_{ab} = W\, 1 + \tfrac{\xi}{2} \sum_k (L^a_k W + W L^b_k) \sigma_k .
+    .. math:: H_{ab} = W\, 1 + \tfrac{\xi}{2} \sum_k (L^a_k W + W L^b_k) \sigma_k
+              + \tfrac{\xi}{2} \langle a | (E \times \{w, -i \nabla\}) \cdot \sigma | b \rangle .
 
-    The wells sit on all atoms, so that blocks have no symmetry about their bond and all irreps of the product are
-    live. The spinful form is Hermitian and obeys time reversal.
+    The wells sit on all atoms, so that with four or more of them blocks have no symmetry about their bond and all
+    irreps of the product are live. The spinful form is Hermitian and obeys time reversal.
 
     Args:
         shells: shells of all atoms.
@@ -186,8 +192,12 @@ class GaussianOracle:
             return result
         left = np.einsum("kmn,nq->kmq", angular_momentum(row.l), result)
         right = np.einsum("mn,knq->kmq", result, angular_momentum(column.l))
-        vector = 0.5 * self.coupling * (left + right)
-        return np.einsum("st,mq->stmq", np.eye(2), result) + np.einsum("kst,kmq->stmq", PAULI, vector)
+        field = positions[-1] - positions[0]
+        momentum = -1j * self._momentum(positions, row, column)
+        rashba = np.einsum("ijk,i,jmq->kmq", LEVI_CIVITA, field, momentum)
+        vector = self.coupling * (0.5 * (left + right) + rashba)
+        with_spin: Array = np.einsum("st,mq->stmq", np.eye(2), result) + np.einsum("kst,kmq->stmq", PAULI, vector)
+        return with_spin
 
     def overlap(self, positions: Array, a: int, b: int) -> Array:
         """Overlap between shells a and b: (2l_a+1, 2l_b+1)."""
@@ -197,6 +207,18 @@ class GaussianOracle:
         """Integral of the two orbitals and a Gaussian at a third centre."""
         table = _axis_tables(positions, row, column, centre, decay, row.l, column.l)
         return _contract(table, row.l, column.l, column.l)
+
+    def _momentum(self, positions: Array, row: Shell, column: Shell) -> Array:
+        """Integrals of (w d - d w) / 2, w the well of the last atom: (3, 2l_a+1, 2l_b+1), antisymmetric."""
+        table = _axis_tables(positions, row, column, positions[-1], self.decay, row.l + 1, column.l + 1)
+        right = _slope(table, column.l, column.exponent)[:, : row.l + 1]
+        left = _slope(table.swapaxes(1, 2), row.l, row.exponent).swapaxes(1, 2)[:, :, : column.l + 1]
+        parts = []
+        for axis in range(3):
+            mixed = table[:, : row.l + 1, : column.l + 1].copy()
+            mixed[axis] = 0.5 * (right[axis] - left[axis])
+            parts.append(_contract(mixed, row.l, column.l, column.l))
+        return np.stack(parts)
 
     def _kinetic(self, positions: Array, row: Shell, column: Shell) -> Array:
         r"""Kinetic integrals, by :math:`-\tfrac12 \partial^2` on the column orbital's one-dimensional factors."""
@@ -236,6 +258,13 @@ def _axis_tables(
     return table
 
 
+def _slope(table: Array, degree: int, exponent: float) -> Array:
+    """One-dimensional integrals of the derivative of the column's factor x^j exp(-exponent x^2), j = 0..degree."""
+    slope: Array = -2 * exponent * table[:, :, 1 : degree + 2]
+    slope[:, :, 1:] += np.arange(1, degree + 1) * table[:, :, :degree]
+    return slope
+
+
 def _contract(table: Array, l1: int, l2: int, degree: int) -> Array:
     """Products of the three axes' integrals, summed into solid harmonics."""
     left, right = np.array(_monomials(l1)), np.array(_monomials(degree))
@@ -246,13 +275,13 @@ def _contract(table: Array, l1: int, l2: int, degree: int) -> Array:
     return result
 
 
-def random_oracle(lmax: int, seed: int, atoms: int = 3) -> tuple[GaussianOracle, Array]:
+def random_oracle(lmax: int, seed: int, atoms: int = 4) -> tuple[GaussianOracle, Array]:
     """A small molecule with one shell of every degree on its first two atoms.
 
     Args:
         lmax: largest degree.
         seed: seed of positions and exponents.
-        atoms: number of atoms, at least 2; those after the second only carry wells.
+        atoms: number of atoms, at least 2; those after the second only carry wells. Three have a mirror plane.
 
     Returns:
         the oracle, its shells ordered (atom 0: l = 0..lmax, atom 1: l = 0..lmax), and positions (atoms, 3) in Å.
@@ -262,7 +291,7 @@ def random_oracle(lmax: int, seed: int, atoms: int = 3) -> tuple[GaussianOracle,
     return GaussianOracle(tuple(shells)), draw.normal(scale=0.9, size=(atoms, 3))
 
 
-def slater_koster_block(l1: int, l2: int, direction: Sequence[float] | Array, bonds: Sequence[float]) -> Array:
+def slater_koster_block(l1: int, l2: int, direction: Sequence[float] | Array, bonds: Sequence[float] | Array) -> Array:
     r"""Two-centre block of degrees up to 2 from direction cosines (Slater and Koster, Phys. Rev. 94, 1498 (1954),
     Table I).
 
@@ -276,7 +305,8 @@ def slater_koster_block(l1: int, l2: int, direction: Sequence[float] | Array, bo
         (2l1+1, 2l2+1) in the order m = -l..l, in the unit of the integrals.
     """
     if l1 > l2:
-        return (-1) ** (l1 + l2) * slater_koster_block(l2, l1, direction, bonds).T
+        swapped: Array = (-1) ** (l1 + l2) * slater_koster_block(l2, l1, direction, bonds).T
+        return swapped
     unit = np.asarray(direction, dtype=np.float64)
     sigma = bonds[0]
     if l1 == 0:

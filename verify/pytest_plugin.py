@@ -7,7 +7,7 @@ report in that folder; under pytest-xdist every worker writes its own files, so 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,7 @@ def _declared(func: Any, given: Any, name: str) -> Any:
 
 
 @pytest.fixture
-def equivariance(
-    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
-) -> Iterator[Equivariance]:
+def equivariance(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Equivariance:
     """Callable that fails the test unless a function is equivariant: ``equivariance(func, irreps_in, irreps_out)``."""
     config = request.config
     count = 0
@@ -130,7 +128,7 @@ def equivariance(
             with atomic_write(folder / f"{_file_name(request.node.nodeid)}_{count}.json") as temporary:
                 temporary.write_text(report.to_json(), encoding="utf-8")
 
-    yield Equivariance(
+    return Equivariance(
         config.getoption("--equivariance-trials"),
         config.getoption("--equivariance-seed"),
         config.getoption("--equivariance-dtype"),

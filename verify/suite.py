@@ -1,5 +1,4 @@
-
-"""The default run of ``python -m verify``: instruments, theorems, conventions, the settings of the paper, planted faults.
+"""The default run of ``python -m verify``: instruments, theorems, conventions, settings, planted faults.
 
 Every part is a list of tasks that need nothing but their names, so that they run in as many processes as there are
 cores.

@@ -116,7 +116,8 @@ def _haar_matrix(n: int, is_complex: bool, generator: torch.Generator) -> Tensor
         a = torch.complex(a, torch.randn(n, n, generator=generator, dtype=torch.float64))
     q, r = torch.linalg.qr(a)
     diagonal = r.diagonal()
-    return q * (diagonal / diagonal.abs())
+    result: Tensor = q * (diagonal / diagonal.abs())
+    return result
 
 
 def _haar_pair(block: Tensor, case: BlockCase) -> Tensor:
@@ -295,7 +296,11 @@ def _search(strategy: st.SearchStrategy[Any], fails: Callable[[Any], bool], exam
     if examples <= 0:
         return None
     settings = hypothesis.settings(
-        max_examples=examples, database=None, deadline=None, suppress_health_check=list(hypothesis.HealthCheck)
+        max_examples=examples,
+        phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
+        database=None,
+        deadline=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
     try:
         return hypothesis.find(strategy, fails, settings=settings, random=Random(seed))
@@ -369,7 +374,8 @@ def _representation(irreps: o3.Irreps, quaternion: np.ndarray, inversion: bool) 
     """Block-diagonal matrix of one group element, z polar."""
     D = wigner_D(list(irreps.ls), quaternion[None], "z-polar")
     blocks = [torch.from_numpy(D[ir.l][0] * (ir.p if inversion else 1)) for mul, ir in irreps for _ in range(mul)]
-    return torch.block_diag(*blocks)
+    result: Tensor = torch.block_diag(*blocks)
+    return result
 
 
 def _block_errors(found: Tensor, expected: Tensor, irreps: o3.Irreps, scales: Sequence[float]) -> list[float]:

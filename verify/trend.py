@@ -123,7 +123,7 @@ def compare_report(report: Report, baseline: Path, limit: float = GROWTH) -> Che
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """``python -m verify.trend NEW OLD [--limit 10]``; exit code 0, 1 (grown), 2 (bad input) or 3 (nothing in common)."""
+    """``python -m verify.trend NEW OLD [--limit 10]``; exit code 0, 1 grown, 2 bad input, 3 nothing in common."""
     parser = argparse.ArgumentParser(prog="python -m verify.trend", description="Compare two reports of the verifier.")
     parser.add_argument("current", type=Path, help="report.json of the new run")
     parser.add_argument("baseline", type=Path, help="report.json of the run to compare with")

@@ -49,6 +49,17 @@ def test_half_of_the_completion_holds_each_pair_once(keys: list[tuple[int, ...]]
 
 
 @given(st.lists(KEYS, unique=True, max_size=12), st.integers(0, 1000))
+def test_half_keeps_pairs_that_are_stored_in_the_other_direction_only(keys: list[tuple[int, ...]], seed: int) -> None:
+    blocks = random_blocks(keys, seed)
+    half = blocks.hermitian_half()
+    assert half.is_half
+    assert half.completed().to_dict().keys() == blocks.completed().to_dict().keys()
+    for key, block in half.to_dict().items():
+        stored = blocks.to_dict()
+        assert np.array_equal(block, stored[key] if key in stored else stored[reverse(key)].conj().T)
+
+
+@given(st.lists(KEYS, unique=True, max_size=12), st.integers(0, 1000))
 def test_selection_takes_the_blocks_asked_for(keys: list[tuple[int, ...]], seed: int) -> None:
     blocks = random_blocks(keys, seed)
     order = np.random.default_rng(seed).permutation(len(keys))

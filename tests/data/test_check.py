@@ -189,6 +189,15 @@ def test_bond_frames_turn_the_bond_to_the_pole() -> None:
     np.testing.assert_allclose(np.linalg.det(rotations), 1)
 
 
+def test_positivity_is_tested_away_from_gamma() -> None:
+    chain = {(0, 0, 0, 0, 0): np.array([[1.0]]), (1, 0, 0, 0, 0): np.array([[0.6]])}  # S(k) = 1 + 1.2 cos(2 pi k)
+    blocks = Blocks.from_dict(chain)
+    atom = np.array([1]), np.zeros((1, 3)), np.diag([2.0, 9, 9]), np.ones(3, dtype=bool), {1: (0,)}
+    result = check_one(Structure(*atom, overlap=blocks))
+    assert result.smallest_eigenvalue == pytest.approx(-0.2)
+    assert any("not positive definite" in fault for fault in result.faults)
+
+
 def test_bloch_sums_equal_explicit_ones(make_structure: Maker) -> None:
     structure = make_structure()
     assert structure.overlap is not None

@@ -15,7 +15,7 @@ from tracegrad.data import Dataset
 from tracegrad.errors import CheckpointError
 from tracegrad.evaluation import evaluate_dataset
 from tracegrad.training import load_checkpoint, save_checkpoint, train
-from tracegrad.training.checkpoint import DataSummary, check_same_data, make_network, read_tensors
+from tracegrad.training.checkpoint import DataSummary, check_same_data, make_network, read_tensors, start_from
 from tracegrad.training.resume import random_states, set_random_states
 
 Tiny = Callable[..., Config]
@@ -152,3 +152,24 @@ def test_random_states_are_brought_back(tmp_path: Path) -> None:
     set_random_states(torch.load(tmp_path / "states", weights_only=True))
     assert (torch.rand(1).item(), np.random.rand(), random.random()) == first  # noqa: NPY002
     assert (torch.rand(1).item(), np.random.rand(), random.random()) != first  # noqa: NPY002
+
+
+def test_a_run_can_start_from_the_baseline_below_a_new_operator(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    base = tiny(model={"setting": "DeepHE3", "reference": True}, training={"epochs": 2})
+    first = train(base, tmp_path / "base", quiet=True, dataset=dataset)
+    data, start = DataSummary.of(dataset), load_checkpoint(first)[0]
+    grown = tiny(
+        model={"setting": "DeepHE3+Grad", "reference": True, "operator_gain": 0.0, "operator_gain_learned": True},
+        training={"start_from": str(first), "epochs": 1, "learning_rate": 0.0},
+    )
+    model = make_network(grown.model, data).double()
+    fresh = evaluate_dataset(model, dataset)
+    lacking = start_from(first, model, data)
+    assert lacking
+    assert all("induction" in name or "gain" in name for name in lacking)
+    assert evaluate_dataset(model, dataset) == evaluate_dataset(start, dataset) != fresh, "an operator of gain 0 is silent"
+    second = train(grown, tmp_path / "grown", quiet=True, dataset=dataset)
+    assert evaluate_dataset(load_checkpoint(second)[0], dataset) == evaluate_dataset(start, dataset)
+    wider = make_network(tiny(model={"hidden_irreps": "6x0e+4x1o+2x2e"}).model, data)
+    with pytest.raises(CheckpointError, match="its tensors do not fit this network"):
+        start_from(first, wider, data)

@@ -273,3 +273,20 @@ def test_run_killed_with_signal_9_is_resumed_bit_for_bit(tiny: Tiny, data_file: 
     assert not (tmp_path / "parts" / "final.ckpt").exists()
     subprocess.run([*command, str(tmp_path / "parts")], check=True, env=environment)
     assert differing(tmp_path / "whole" / "final.ckpt", tmp_path / "parts" / "final.ckpt") == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_network(tiny: Tiny, data_file: Path, tmp_path: Path) -> None:
+    config = tiny(data={"source": str(data_file)}, training={"devices": 2, "checkpoint_seconds": 0.0, "epochs": 4})
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "tracegrad", "train", "--json", "--config", str(tmp_path / "config.yaml")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    run = subprocess.run(
+        [*command, "--out", str(tmp_path / "run")], check=True, env=environment, capture_output=True, text=True
+    )
+    record = json.loads(run.stdout)  # one process speaks
+    assert record["steps"] == 8, "two structures per step"
+    lines = (tmp_path / "run" / "history.csv").read_text().splitlines()[1:]
+    losses = [float(line.split(",")[6]) for line in lines if line.split(",")[6]]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]

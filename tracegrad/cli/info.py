@@ -53,7 +53,7 @@ def collect() -> dict[str, Any]:
     """Versions, devices and data at hand."""
     import torch
 
-    from tracegrad.data.dataset import BUNDLED_FOLDER
+    from tracegrad.data.dataset import BUNDLED_FOLDER, published_folder
     from tracegrad.training.checkpoint import versions
     from tracegrad.training.device import git_commit
 
@@ -65,6 +65,8 @@ def collect() -> dict[str, Any]:
         "git_commit": git_commit(),
         "devices": {"cpu_threads": torch.get_num_threads(), "gpus": gpus},
         "bundled_data": sorted(path.stem for path in Path(BUNDLED_FOLDER).glob("*.h5")),
+        "data_cache": str(published_folder("").parent),
+        "fetched_data": sorted(path.name for path in published_folder("").parent.glob("*") if path.is_dir()),
     }
 
 
@@ -75,5 +77,6 @@ def _as_text(facts: dict[str, Any]) -> str:
         f"{'CPU threads':>16} {facts['devices']['cpu_threads']}",
         f"{'GPUs':>16} {', '.join(facts['devices']['gpus']) or 'none'}",
         f"{'bundled data':>16} {', '.join(facts['bundled_data']) or 'none'}",
+        f"{'fetched data':>16} {', '.join(facts['fetched_data']) or 'none'} (in {facts['data_cache']})",
     ]
     return "\n".join(lines)

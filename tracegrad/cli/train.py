@@ -64,6 +64,8 @@ def run(options: argparse.Namespace) -> int:
     baseline = read_record(options.baseline) if options.baseline else None
     quiet = options.quiet or options.json
     record = run_and_record(config, options.out, resume=options.resume, quiet=quiet, baseline=baseline)
+    if not record:  # not the first process of the run
+        return 0
     if options.json:
         print(json.dumps(record))
     elif not options.quiet:

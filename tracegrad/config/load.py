@@ -59,9 +59,11 @@ def load_config(
         for section, key, value in named:
             if value is not None:
                 arguments = merge(arguments, {section: {key: value}})
-        return _assemble(content, merge(arguments, _parse_overrides(overrides)), where)
+        config = _assemble(content, merge(arguments, _parse_overrides(overrides)), where)
     except RecursionError:
         raise ConfigError(f"{where}: expected two levels of keys, found endless nesting") from None
+    check_budget(config, where)
+    return config
 
 
 def config_from_dict(content: Mapping[str, Any], where: str = "configuration") -> Config:
@@ -82,8 +84,6 @@ def check_config(config: Config, where: str = "configuration") -> None:
         ConfigError: naming the two keys that do not fit.
     """
     training = config.training
-    if not (training.epochs or training.max_steps or training.max_seconds):
-        raise ConfigError(f"{where}: no budget; give at least one of training.epochs, max_steps, max_seconds")
     unknown = sorted(set(training.loggers) - set(LOGGERS))
     if unknown:
         raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
@@ -93,6 +93,17 @@ def check_config(config: Config, where: str = "configuration") -> None:
         raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
     if config.model.trace_of_residual and not config.model.reference:
         raise ConfigError(f"{where}: model.trace_of_residual needs model.reference true, found false")
+
+
+def check_budget(config: Config, where: str = "configuration") -> None:
+    """Refuse a run that would never end.
+
+    Raises:
+        ConfigError: no limit is given.
+    """
+    training = config.training
+    if not (training.epochs or training.max_steps or training.max_seconds):
+        raise ConfigError(f"{where}: no budget; give at least one of training.epochs, max_steps, max_seconds")
 
 
 def read_preset(name: str) -> dict[str, Any]:

@@ -89,6 +89,7 @@ class ModelConfig:
 class TrainingConfig:
     """Optimiser, schedule, loss weights, budgets, and what happens when the loss blows up."""
 
+    start_from: str = option("", "Checkpoint whose weights the run starts from; what it lacks starts fresh.")
     optimizer: str = option("adam", "Optimiser.", choices=("adam", "adamw"))
     learning_rate: float = option(0.003, "Rate of the optimiser after the warm-up.", low=0.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW only).", low=0.0)
@@ -118,6 +119,7 @@ class TrainingConfig:
     dtype: str = option("float32", "Precision of weights and features.", choices=("float32", "float64"))
     device: str = option("auto", "'auto' takes a GPU if there is one.", choices=("auto", "cpu", "cuda"))
     devices: int = option(1, "Processes of this run, each with a device of its own (DDP).", low=1)
+    nodes: int = option(1, "Machines of this run; `devices` processes on each.", low=1)
     threads: int = option(0, "CPU threads; 0 leaves torch's choice.", low=0)
     rotate_after: float = option(
         1.0,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import nn
 
 from tracegrad.graph import TargetLayout
 from tracegrad.model.deephe3 import DeepHE3, Induction, NetworkSizes
+from tracegrad.model.e3nn_backend import E3nnDeepHE3
 from tracegrad.model.harmose import HarmoSE
 from tracegrad.model.output import OutputTransform
 
@@ -36,6 +36,7 @@ class NetworkConfig(Protocol):
     r_max: float
     num_radial: int
     norm: str
+    backend: str
     operator: str
     operator_width: int
     operator_gain: float
@@ -85,6 +86,8 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
     )
     output = OutputTransform(targets, config.reference, config.scaling == "channel")
     network = DeepHE3(targets, sizes, induction, config.hermitian, output)
+    if config.backend == "e3nn":
+        network = E3nnDeepHE3(network)
     if not config.setting.startswith("HarmoSE"):
         return network
     return HarmoSE(network, config.harmose_width, config.harmose_blocks, config.harmose_heads)

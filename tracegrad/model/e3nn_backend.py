@@ -260,25 +260,23 @@ class _E3nnInduction(nn.Module):
             start += len(first)
         return torch.cat(matrices)
 
-    def value(self, edges: Tensor, induction: GradientInduction, weight: Tensor | None) -> Tensor:
+    def value(self, edges: Tensor, induction: GradientInduction) -> Tensor:
         form = induction.quadratic
         if isinstance(form, LowRankForm):
             projected = self.projection(edges, form.projection.weight)
             squares = self.tp(projected, projected) * form.inverse_dims.like(edges).sqrt()
             return induction.head.value(form.mixing(squares))
-        return induction.head.value(self.tp(edges, edges, weight))
+        return induction.head.value(self.tp(edges, edges, self.full_weight(form)))
 
     def forward(
         self, edges: Tensor, induction: GradientInduction, operator: bool, training: bool
     ) -> tuple[Tensor, Tensor]:
-        form = induction.quadratic
-        weight = self.full_weight(form) if isinstance(form, PackedForm) else None
         if not operator:
-            return self.value(edges, induction, weight), edges
+            return self.value(edges, induction), edges
         record = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             leaf = edges if edges.requires_grad else edges.clone().requires_grad_()
-            z = self.value(leaf, induction, weight)
+            z = self.value(leaf, induction)
             (v,) = torch.autograd.grad(z.sum(), leaf, create_graph=record and training)
         return z, v
 

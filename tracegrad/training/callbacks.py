@@ -117,11 +117,12 @@ class Supervisor(Callback):
     ) -> None:
         """Look after the step that was made."""
         step = trainer.global_step
-        done = self.budget.progress(step, self.seconds) >= 1.0
+        done = agree(trainer, self.budget.progress(step, self.seconds) >= 1.0)
         self.average.update()
         validate = step % (self.interval * self.schedule.steps_per_epoch) == 0 or done
         log = validate or step % self.config.log_every == 0
-        if (log or not batch.edge_vectors.is_cuda) and not self._loss_is_finite(pl_module):
+        look = log or not batch.edge_vectors.is_cuda  # on a GPU every look waits for it
+        if look and agree(trainer, not self._loss_is_finite(pl_module)):
             self._return_after_nan(trainer, pl_module, batch)
         elif log:
             self._record(trainer, pl_module, step, validate)
@@ -230,6 +231,13 @@ class Supervisor(Callback):
         self.blown_epochs = int(state["blown_epochs"])
         self.nan_reverts = int(state["nan_reverts"])
         self.seconds_before = float(state["seconds"])
+
+
+def agree(trainer: lightning.Trainer, flag: bool) -> bool:
+    """Whether the flag is set in any process of the run."""
+    if trainer.world_size == 1:
+        return flag
+    return bool(trainer.strategy.reduce_boolean_decision(flag, all=False))
 
 
 def write_history(path: Path, rows: Sequence[dict[str, Any]]) -> None:

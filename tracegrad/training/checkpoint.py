@@ -131,6 +131,36 @@ def make_network(config: ModelConfig, data: DataSummary) -> nn.Module:
     return build_network(cast(NetworkConfig, config), targets, config.num_neighbors)
 
 
+def start_from(path: str | Path, model: nn.Module, data: DataSummary) -> list[str]:
+    """Take weights, scales and reference from another network, e.g. the baseline below a new gradient operator.
+
+    Args:
+        path: checkpoint to take them from.
+        model: network to fill; what the checkpoint lacks stays as it is.
+        data: what the network will be trained on.
+
+    Returns:
+        Names of the tensors that the checkpoint lacks.
+
+    Raises:
+        CheckpointError: other orbitals or spin, a tensor of another shape, or nothing in common.
+    """
+    source, _, rest = load_checkpoint(path)
+    check_same_data(path, rest["data"], data.orbitals, data.spinful)
+    given, wanted = source.state_dict(), model.state_dict()
+    common = [name for name in wanted if name in given]
+    wrong = [name for name in common if given[name].shape != wanted[name].shape]
+    if wrong or not common:
+        example = (
+            f"{wrong[0]}: {tuple(given[wrong[0]].shape)} -> {tuple(wanted[wrong[0]].shape)}" if wrong else "none fit"
+        )
+        raise CheckpointError(
+            f"{path}: its tensors do not fit this network ({example}); use the same widths and orbitals"
+        )
+    model.load_state_dict({name: given[name] for name in common}, strict=False)
+    return [name for name in wanted if name not in given]
+
+
 def check_same_data(path: str | Path, data: DataSummary, orbitals: Mapping[int, Any], spinful: bool) -> None:
     """Refuse a checkpoint on data with other elements, orbitals or spin.
 

@@ -11,6 +11,7 @@ from typing import Any
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, config_from_dict, read_yaml
 from tracegrad.errors import ConfigError, DataError
+from tracegrad.training.device import process_rank
 
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.ckpt"
@@ -35,6 +36,9 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None
         ConfigError: the folder holds another run, or the one to continue has another configuration.
         DataError: the folder cannot be written to, or another process trains in it.
     """
+    if process_rank() > 0:  # the first process of the run has the folder
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)

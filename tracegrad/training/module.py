@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning
@@ -55,7 +56,8 @@ class TrainingModule(lightning.LightningModule):
 
     def train_dataloader(self) -> BatchStream:
         """Batches from the next step on."""
-        return BatchStream(self.batches.graphs, self.batches.order, start=self.trainer.global_step)
+        order = replace(self.batches.order, rank=self.trainer.global_rank, world_size=self.trainer.world_size)
+        return BatchStream(self.batches.graphs, order, start=self.trainer.global_step)
 
     def transfer_batch_to_device(self, batch: Data, device: torch.device, dataloader_idx: int) -> Data:
         """Leave the batch where it is: the graphs were moved once, before the training."""

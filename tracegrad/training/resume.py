@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from tracegrad.atomic import atomic_write
+from tracegrad.training.callbacks import agree
 from tracegrad.training.checkpoint import read_tensors
 
 RESUME_FILE = "last.ckpt"
@@ -68,8 +69,8 @@ class ResumeState(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save when it is time, when asked to stop, and after the last step."""
-        due = time.monotonic() - self.saved >= self.seconds
-        if due or self.interrupted or trainer.should_stop:
+        self.interrupted = agree(trainer, self.interrupted)
+        if agree(trainer, time.monotonic() - self.saved >= self.seconds) or self.interrupted or trainer.should_stop:
             trainer.save_checkpoint(self.path)
             self.saved = time.monotonic()
         if self.interrupted:

@@ -14,15 +14,15 @@ import lightning
 import torch
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
-from tracegrad.config import Config
+from tracegrad.config import Config, check_budget
 from tracegrad.data import Dataset, load_dataset
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
 from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
-from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint
+from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
 from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual
-from tracegrad.training.device import choose_device, device_name, git_commit
+from tracegrad.training.device import choose_device, device_name, git_commit, process_rank
 from tracegrad.training.folder import FINAL_FILE, open_run_folder
 from tracegrad.training.guard import TrainingError, WeightAverage
 from tracegrad.training.module import TrainingModule
@@ -77,6 +77,7 @@ def train(
         data = dataset or load_dataset(config.data.dataset, source=config.data.source)
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
+        check_budget(config)
         run = prepare(config, data, choose_device(config.training.device), folder)
         fit(run, config, folder, quiet=quiet)
         return _save_final(run, config, data, folder)
@@ -96,11 +97,14 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     targets = cast(TargetLayout, model.targets)
     graphs = build_graphs(structures, targets, dtype=dtype, device=device)
     val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
-    model.calibrate(graphs)  # type: ignore[operator]
+    if training.start_from:
+        start_from(training.start_from, model, DataSummary.of(data))
+    else:
+        model.calibrate(graphs)  # type: ignore[operator]
     if config.model.trace_of_residual:
         label_residual(graphs, next(part for part in model.modules() if isinstance(part, OutputTransform)))
     model.to(dtype=dtype, device=device)
-    order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices)
+    order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices * training.nodes)
     steps = order.steps_per_epoch
     supervisor = Supervisor(
         training,
@@ -131,7 +135,8 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
         trainer = lightning.Trainer(
             accelerator=choose_device(training.device).type,
             devices=training.devices,
-            strategy="ddp" if training.devices > 1 else "auto",
+            num_nodes=training.nodes,
+            strategy="ddp" if training.devices * training.nodes > 1 else "auto",
             max_epochs=1,
             gradient_clip_val=training.clip or None,
             callbacks=callbacks,
@@ -166,8 +171,9 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
     if use_best and best is not None:
         best.restore_weights(model)
         supervisor.average.load_state_dict(best.average)
-    with supervisor.average.applied():
-        save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data), info)
+    if process_rank() == 0:
+        with supervisor.average.applied():
+            save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data), info)
     return folder / FINAL_FILE
 
 

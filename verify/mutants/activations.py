@@ -58,7 +58,8 @@ def anisotropic_whitening(part: Tensor, context: Context) -> Tensor:
     """Whitening with a different ridge on every axis."""
     covariance = part.mT @ part / part.shape[1] + torch.diag(part.new_tensor([0.1, 0.2, 0.3]))
     values, vectors = torch.linalg.eigh(covariance)
-    return part @ (vectors * values.rsqrt()[:, None, :]) @ vectors.mT
+    result: Tensor = part @ (vectors * values.rsqrt()[:, None, :]) @ vectors.mT
+    return result
 
 
 def _entry(key: str, title: str, kind: str, update: Fault, found_by: str = "rotation", precedent: str = "") -> Mutant:

@@ -1,4 +1,4 @@
-"""Faults of bases and couplings (M12-M19): the right numbers in the wrong order, with the wrong sign, or of the wrong parity."""
+"""Faults of bases and couplings (M12-M19): the wrong order, sign or parity."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def swapped_layout(part: Tensor, context: Context) -> Tensor:
 
 def cross_product_as_vector(part: Tensor, context: Context) -> Tensor:
     """A cross product (1e) added to polar vectors (1o)."""
-    return part + torch.linalg.cross(part, part.roll(1, 1))
+    result: Tensor = part + torch.linalg.cross(part, part.roll(1, 1))
+    return result
 
 
 def _harmonics(key: str, title: str, fault: Fault, precedent: str = "") -> Mutant:

@@ -1,4 +1,4 @@
-"""The whole catalogue: M1-M45 (small network), T1-T3, V1-V3, F1-F7 (the method), controls C1-C14 and those of the method."""
+"""The whole catalogue: M1-M45 (small network), T1-T3, V1-V3, F1-F7 (the method), and the controls."""
 
 from __future__ import annotations
 

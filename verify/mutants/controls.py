@@ -42,7 +42,8 @@ def subtract_node_mean(part: Tensor, context: Context) -> Tensor:
 
 def unit_irreps(part: Tensor, context: Context) -> Tensor:
     """x / (|x| + eps) on whole irreps."""
-    return part / (part.norm(dim=2, keepdim=True) + 0.1)
+    result: Tensor = part / (part.norm(dim=2, keepdim=True) + 0.1)
+    return result
 
 
 def largest_by_norm(part: Tensor, context: Context) -> Tensor:

@@ -25,7 +25,8 @@ class Alarms:
     def line(self) -> str:
         """One printed line with the bound at 95 % confidence."""
         bound = breaking_measure_bound(len(self.alarms), self.runs)
-        text = f"{len(self.alarms)} false alarms in {self.runs} control runs (95 % upper bound {100 * bound:.2g} % per run)"
+        text = f"{len(self.alarms)} false alarms in {self.runs} control runs"
+        text += f" (at 95 % confidence at most {100 * bound:.2g} % of runs)"
         return "; ".join([text, *self.alarms])
 
 

@@ -1,4 +1,4 @@
-"""Faults of geometry (M20-M31): fixed axes, poles, frames, clamps, absolute coordinates, lattice shifts, zero vectors."""
+"""Faults of geometry (M20-M31): fixed axes, poles, frames, clamps, absolute coordinates, zero vectors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def principal_axes(part: Tensor, context: Context) -> Tensor:
     """SiLU in the frame of the principal axes, whose signs are arbitrary."""
     centred = context.positions - context.positions.mean(0)
     _, axes = torch.linalg.eigh((centred.mT @ centred).detach())
-    return torch.nn.functional.silu(part @ axes) @ axes.mT
+    result: Tensor = torch.nn.functional.silu(part @ axes) @ axes.mT
+    return result
 
 
 def sign_of_first(part: Tensor, context: Context) -> Tensor:

@@ -27,7 +27,7 @@ COUNTS = ("dtype_leak", "input_mutation", "vacuity")
 
 TRIALS = 48
 SEARCH = 12
-"""A fault active in 7.7 % of the trials (M21) is missed by 48 of them with probability 2 %, and the search looks at poles."""
+"""A fault active in 7.7 % of the trials (M21) is missed by 48 of them with probability 2 %; the search looks too."""
 
 
 def verify_mutant(mutant: Mutant, seed: int = 0, trials: int = TRIALS, search: int = SEARCH) -> list[CheckResult]:

@@ -1,4 +1,4 @@
-r"""Faults of the method itself: trace labels (T1-T3), gradient operators (V1-V3), and what else its users get wrong (F1-F7)."""
+r"""Faults of the method itself: trace labels (T1-T3), gradient operators (V1-V3), and the rest (F1-F7)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,8 @@ class DetachedGradient(GradientOperator):
         return torch.stack([torch.einsum("cij,mn,...im,...jn->...c", w, c, p, p.detach()) for w, c, p in parts]).sum(0)
 
     def scalar(self, f: Tensor) -> Tensor:
-        return self.nonlinearity(self.couple(f)).sum()
+        total: Tensor = self.nonlinearity(self.couple(f)).sum()
+        return total
 
 
 class ComponentLayerNorm(GradientOperator):

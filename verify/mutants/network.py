@@ -85,7 +85,7 @@ def change(value: Tensor, kind: str, update: Callable[[Tensor], Tensor]) -> Tens
 
 
 def spherical_harmonics(vectors: Tensor) -> Tensor:
-    """Degrees 0, 1, 2 of unit vectors (E, 3), component normalised, e3nn's order: (E, 9); zero vectors give l = 0 only."""
+    """Degrees 0, 1, 2 of unit vectors (E, 3) in e3nn's order: (E, 9); zero vectors give l = 0 only."""
     x, y, z = vectors.unbind(1)
     root = math.sqrt(3.0)
     quadratic = [root * x * z, root * x * y, y * y - 0.5 * (x * x + z * z), root * y * z, 0.5 * root * (z * z - x * x)]
@@ -98,7 +98,8 @@ Coupling = Callable[[int, int, int], Tensor]
 
 def sound_coupling(l1: int, l2: int, l3: int) -> Tensor:
     """3j symbols (2l1+1, 2l2+1, 2l3+1) of the real basis."""
-    return o3.wigner_3j(l1, l2, l3, dtype=torch.float64, device="cpu")
+    symbols: Tensor = o3.wigner_3j(l1, l2, l3, dtype=torch.float64, device="cpu")
+    return symbols
 
 
 def product_matrix(irreps_out: o3.Irreps, generator: torch.Generator, coupling: Coupling) -> Tensor:
@@ -146,6 +147,7 @@ class Gate(nn.Module):
         mul = HIDDEN.num_irreps
         self.weight = nn.Parameter(torch.randn(HIDDEN[0].mul, mul, generator=generator, dtype=torch.float64) * 0.5)
         repeats = torch.tensor([ir.dim for count, ir in HIDDEN for _ in range(count)])
+        self.channel: Tensor
         self.register_buffer("channel", torch.repeat_interleave(torch.arange(mul), repeats))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -220,7 +222,7 @@ class Network(nn.Module):
         return result
 
     def attributes(self, vectors: Tensor, context: Context) -> Tensor:
-        """Harmonics times radial functions of all pairs: (N * N, HARMONICS.dim * RADIAL); zero for a node and itself."""
+        """Harmonics times radial functions of all pairs, zero for a node and itself: (N * N, 9 * RADIAL)."""
         squares = vectors.square().sum(1)
         length = torch.where(squares > 0, squares, 1.0).sqrt()
         harmonics = self.stages["harmonics"](spherical_harmonics(vectors / length[:, None]), context)
@@ -228,4 +230,5 @@ class Network(nn.Module):
         if not self.self_loops:
             radial = radial * (context.centre != context.neighbour)[:, None]
         radial = self.stages["graph"](radial, context)
-        return (harmonics[:, :, None] * radial[:, None, :]).flatten(1)
+        product: Tensor = (harmonics[:, :, None] * radial[:, None, :]).flatten(1)
+        return product

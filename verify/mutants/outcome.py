@@ -82,4 +82,5 @@ class KillMatrix:
     def tally(self) -> str:
         """One sentence of figures."""
         killed = len(self.faults) - len(self.missed)
-        return f"{killed} of {len(self.faults)} faults killed, {len(self.flagged)} of {len(self.controls)} controls flagged"
+        found = f"{killed} of {len(self.faults)} faults killed"
+        return f"{found}, {len(self.flagged)} of {len(self.controls)} controls flagged"

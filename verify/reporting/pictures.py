@@ -1,4 +1,4 @@
-"""Pictures of a report: error per irrep, error against depth, kill matrix; PNG and SVG, the same bytes for the same report."""
+"""Pictures of a report: error per irrep, error against depth, kill matrix; PNG and SVG, without dates."""
 
 from __future__ import annotations
 

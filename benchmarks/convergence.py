@@ -1,0 +1,175 @@
+"""Accuracy per second: ``python -m benchmarks.convergence --dataset MG`` trains one network with two recipes.
+
+Every run is a ``tracegrad train`` of the same network on the same machine with the same budget of seconds; only the
+recipe differs. The curves are MAE_all on the validation set against training time. Runs that are complete are not
+repeated, interrupted ones go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.environment import environment
+from tracegrad.atomic import atomic_write
+from tracegrad.errors import TracegradError
+
+LEVELS = (10.0, 5.0, 2.0, 1.0)  # meV
+RECIPES = ("paper", "fast")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One training.
+
+    Args:
+        dataset: key of the database.
+        setting: row of the paper's tables.
+        recipe: ``paper`` or ``fast``.
+        seconds: training budget.
+        overrides: further ``key=value`` settings, the same for both recipes.
+    """
+
+    dataset: str
+    setting: str
+    recipe: str
+    seconds: float
+    overrides: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return f"{self.dataset}_{self.setting}_{self.recipe}".replace("+", "_")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Command line of the benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__)
+    parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
+    parser.add_argument("--settings", default="DeepHE3", help="settings, separated by commas (default DeepHE3)")
+    parser.add_argument("--recipes", default=",".join(RECIPES), help="recipes, separated by commas")
+    parser.add_argument("--seconds", type=float, default=900.0, help="training budget of a run (default 900)")
+    parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes alike")
+    parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
+    parser.add_argument("--work", type=Path, default=Path("reports/out/convergence"), help="folder of the runs")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, then write JSON, table and plot."""
+    options = make_parser().parse_args(arguments)
+    try:
+        curves = [run(case, options) for case in cases(options)]
+        write(options, curves)
+    except TracegradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """All trainings that the options ask for."""
+    for setting in options.settings.split(","):
+        for recipe in options.recipes.split(","):
+            yield Case(options.dataset, setting, recipe, options.seconds, tuple(options.set))
+
+
+def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
+    """Train one case, or read it when it is complete."""
+    folder = options.work / case.name
+    if not (folder / "run.json").is_file():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "tracegrad", "train", "--dataset", case.dataset, "--setting", case.setting]
+        command += ["--preset", options.preset, "--out", str(folder)]
+        settings = [f"recipe={case.recipe}", f"training.max_seconds={case.seconds}", "training.epochs=0"]
+        settings += ["training.validate_mae=true", f"training.threads={options.threads}", *case.overrides]
+        for setting in settings:
+            command += ["--set", setting]
+        if folder.exists():
+            command.append("--resume")
+        variables = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+        status = subprocess.run(command, env=variables, check=False).returncode
+        if status:
+            raise TracegradError(f"{case.name}: training ended with exit code {status}; its log is in {folder}")
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    points = read_curve(folder / "history.csv")
+    return {
+        **asdict(case),
+        "points": points,
+        "seconds_to": seconds_to(points),
+        "steps": record["steps"],
+        "parameters": record["parameters"],
+        "final_val_mae_mev": points[-1][1] if points else None,
+        "test_mae_all_mev": {subset: metrics["mae_all"] for subset, metrics in record["metrics"].items()},
+    }
+
+
+def read_curve(path: Path) -> list[tuple[float, float]]:
+    """Points ``(training seconds, validation MAE_all in meV)`` of a history file."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val_mae")]
+    return [(float(row["seconds"]), float(row["val_mae"])) for row in rows]
+
+
+def seconds_to(points: Sequence[tuple[float, float]]) -> dict[str, float | None]:
+    """Training time of the first validation at or below each level; None where a level was not reached."""
+    return {f"{level:g}": next((s for s, mae in points if mae <= level), None) for level in LEVELS}
+
+
+def write(options: argparse.Namespace, curves: list[dict[str, Any]]) -> None:
+    """Write ``convergence_<dataset>.json|md|png|svg``; other runs of the JSON are kept."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / f"convergence_{options.dataset}.json"
+    content = {"dataset": options.dataset, "environment": environment(), "curves": curves}
+    with atomic_write(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    with atomic_write(target.with_suffix(".md")) as temporary:
+        temporary.write_text(table(curves), encoding="utf-8")
+    for suffix in (".png", ".svg"):
+        with atomic_write(target.with_suffix(suffix)) as temporary:
+            draw(curves, options.dataset).savefig(temporary, dpi=150)
+    print(table(curves))
+
+
+def table(curves: Sequence[dict[str, Any]]) -> str:
+    """Markdown table of the seconds to each level."""
+    head = ["setting", "recipe", "parameters", "steps", *(f"s to {level:g} meV" for level in LEVELS), "last (meV)"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for curve in curves:
+        times = ["-" if seconds is None else f"{seconds:.0f}" for seconds in curve["seconds_to"].values()]
+        last = curve["final_val_mae_mev"]
+        cells = [curve["setting"], curve["recipe"], str(curve["parameters"]), str(curve["steps"]), *times]
+        lines.append("| " + " | ".join([*cells, "-" if last is None else f"{last:.3f}"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(curves: Sequence[dict[str, Any]], dataset: str) -> Figure:
+    """Validation error against training time, both axes logarithmic."""
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    axis = figure.subplots()
+    for curve in curves:
+        if curve["points"]:
+            seconds, errors = zip(*curve["points"], strict=True)
+            axis.plot(seconds, errors, label=f"{curve['setting']}, recipe {curve['recipe']}", lw=1.2)
+    for level in LEVELS:
+        axis.axhline(level, color="0.8", lw=0.6, zorder=0)
+    axis.set(xscale="log", yscale="log", xlabel="training time (s)", ylabel="validation MAE_all (meV)")
+    axis.set_title(f"{dataset}, bundled data", loc="left", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

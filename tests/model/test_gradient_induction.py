@@ -1,0 +1,110 @@
+"""The closed form of the operator is automatic differentiation, in value and in second derivatives; Theorem 2 holds."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tracegrad.model import GradientInduction
+from tracegrad.so3 import random_rotation, wigner_D_irreps
+
+IRREPS = "5x0e+2x0o+4x1o+2x1e+3x2e+2x3o"
+
+
+def operator_of(form: str, width: int = 6, invariants: int = 4) -> GradientInduction:
+    """Return an operator with all weights away from zero and one."""
+    torch.manual_seed(3)
+    operator = GradientInduction(IRREPS, width, invariants, form=form).double()
+    with torch.no_grad():
+        for parameter in operator.parameters():
+            parameter += 0.2 * torch.randn_like(parameter)
+    return operator
+
+
+def features_of(operator: GradientInduction, rows: int = 7) -> torch.Tensor:
+    """Return features of some rows."""
+    return torch.randn(rows, operator.irreps_in.dim, dtype=torch.float64)
+
+
+@pytest.fixture(params=["packed", "low_rank"])
+def operator(request: pytest.FixtureRequest) -> GradientInduction:
+    """Run the test for both forms of W."""
+    return operator_of(request.param)
+
+
+def test_closed_form_is_the_gradient(operator: GradientInduction) -> None:
+    features = features_of(operator)
+    _, v = operator(features)
+    assert torch.allclose(v, operator.by_autograd(features), rtol=0, atol=1e-12)
+    assert not torch.allclose(1.001 * v, operator.by_autograd(features), rtol=0, atol=1e-12)
+
+
+def test_second_derivatives_agree(operator: GradientInduction) -> None:
+    features = features_of(operator).requires_grad_()
+    weights = [p for name, p in operator.named_parameters() if name != "head.norm2.bias"]
+    cotangent = torch.randn_like(features)
+    closed = torch.autograd.grad((operator(features)[1] * cotangent).sum(), [features, *weights])
+    oracle = torch.autograd.grad((operator.by_autograd(features) * cotangent).sum(), [features, *weights])
+    for mine, theirs in zip(closed, oracle, strict=True):
+        assert theirs.abs().max() > 1e-8
+        assert (mine - theirs).abs().max() <= 1e-12 * max(1.0, float(theirs.abs().max()))
+    detached = torch.autograd.grad((operator(features.detach() + 0 * features)[1] * cotangent).sum(), features)[0]
+    assert not torch.allclose(detached, oracle[0])  # a graph that is cut would be seen
+
+
+def test_closed_form_is_the_finite_difference(operator: GradientInduction) -> None:
+    features, step = features_of(operator, 1), 1e-5
+    _, v = operator(features)
+    direction = torch.randn_like(features)
+    with torch.no_grad():
+        z = [operator(features + sign * step * direction)[0].sum() for sign in (1, -1)]
+        assert float((z[0] - z[1]) / (2 * step)) == pytest.approx(float((v * direction).sum()), rel=1e-7)
+
+
+def test_theorem_2(operator: GradientInduction) -> None:
+    features = features_of(operator)
+    z, v = operator(features)
+    for R in (random_rotation(), -random_rotation()):
+        D = wigner_D_irreps(operator.irreps_in, R)
+        turned_z, turned_v = operator(features @ D.T)
+        assert torch.allclose(turned_z, z, rtol=0, atol=1e-12)  # z is invariant
+        assert torch.allclose(turned_v, v @ D.T, rtol=0, atol=1e-12)  # v transforms as f
+        assert not torch.allclose(turned_v, v, rtol=0, atol=1e-3)
+
+
+def test_operator_runs_in_inference_mode(operator: GradientInduction) -> None:
+    features = features_of(operator)
+    z, v = operator(features)
+    with torch.inference_mode():
+        frozen_z, frozen_v = operator(features)
+    assert torch.allclose(frozen_z, z, rtol=0, atol=1e-14)
+    assert torch.allclose(frozen_v, v, rtol=0, atol=1e-14)
+    assert not frozen_v.requires_grad
+
+
+def test_invariants_alone_are_those_of_the_operator(operator: GradientInduction) -> None:
+    features = features_of(operator)
+    blocks = operator.layout.split(operator.layout.permute(features))
+    assert torch.allclose(operator.invariants(blocks), operator(features)[0], rtol=0, atol=1e-14)
+
+
+def test_packed_form_is_the_symmetric_bilinear_form() -> None:
+    operator = operator_of("packed")
+    features = features_of(operator, 2)
+    u, _ = operator.quadratic(operator.layout.split(operator.layout.permute(features)))
+    expected, row = torch.zeros(2, 6, dtype=torch.float64), 0
+    starts = [s.start for s in operator.irreps_in.slices()]
+    for k, (mul, ir) in enumerate(operator.irreps_in):  # IRREPS is in the order of the frame
+        f = features[:, starts[k] : starts[k] + mul * ir.dim].reshape(2, mul, ir.dim)
+        for i in range(mul):
+            for j in range(i, mul):
+                pair = (f[:, i] * f[:, j]).sum(1, keepdim=True) / ir.dim**0.5
+                expected += pair * operator.quadratic.weight[row]
+                row += 1
+    assert row == len(operator.quadratic.weight)
+    assert torch.allclose(u, expected, rtol=0, atol=1e-12)
+
+
+def test_unknown_form_raises() -> None:
+    with pytest.raises(ValueError, match="low_rank"):
+        GradientInduction(IRREPS, 4, 4, form="full")

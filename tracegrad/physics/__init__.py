@@ -1,0 +1,30 @@
+"""What the blocks mean: H(k) and S(k), bands, density of states, gaps, and errors of predicted against DFT states."""
+
+from tracegrad.physics.bands import Bands as Bands
+from tracegrad.physics.bands import KPath as KPath
+from tracegrad.physics.bands import band_gap as band_gap
+from tracegrad.physics.bands import band_structure as band_structure
+from tracegrad.physics.bands import density_of_states as density_of_states
+from tracegrad.physics.bands import energies_at as energies_at
+from tracegrad.physics.bands import fermi_level as fermi_level
+from tracegrad.physics.bands import k_mesh as k_mesh
+from tracegrad.physics.bands import k_path as k_path
+from tracegrad.physics.bands import mesh_for as mesh_for
+from tracegrad.physics.bands import occupied_bands as occupied_bands
+from tracegrad.physics.bloch import BlochSum as BlochSum
+from tracegrad.physics.bloch import bloch_matrices as bloch_matrices
+from tracegrad.physics.bloch import periodic_directions as periodic_directions
+from tracegrad.physics.compare import compare_hamiltonians as compare_hamiltonians
+from tracegrad.physics.compare import gauge_errors as gauge_errors
+from tracegrad.physics.compare import mu_shift as mu_shift
+from tracegrad.physics.compare import state_similarity as state_similarity
+from tracegrad.physics.eigen import IllConditionedOverlap as IllConditionedOverlap
+from tracegrad.physics.eigen import States as States
+from tracegrad.physics.eigen import solve as solve
+from tracegrad.physics.eigen import solve_sparse as solve_sparse
+from tracegrad.physics.export import to_sisl as to_sisl
+from tracegrad.physics.overlap import gaussian_overlap as gaussian_overlap
+from tracegrad.physics.overlap import is_gaussian_basis as is_gaussian_basis
+from tracegrad.physics.overlap import valence_electrons as valence_electrons
+from tracegrad.physics.plot import draw_bands as draw_bands
+from tracegrad.physics.plot import write_bands as write_bands

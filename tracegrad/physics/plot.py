@@ -1,0 +1,85 @@
+"""The picture and the data file of bands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from tracegrad.atomic import atomic_write
+from tracegrad.physics.bands import Bands
+
+WINDOW = 4.0  # eV above and below the Fermi level
+COLOURS = ("#B2432F", "#2F6DB2", "#3C8D5A", "#8A5BA6")
+
+
+def write_bands(
+    path: Path, dataset: str, structure: str, dft: Bands | None, predicted: Mapping[str, Bands], extra: Mapping[str, Any]
+) -> None:
+    """Write bands as JSON, in the form that ``reports`` draws.
+
+    Args:
+        path: the file; reports look for ``bands_*.json``.
+        dataset: key of the database, or where the structure came from.
+        structure: its name.
+        dft: bands of the DFT blocks, if there are any.
+        predicted: setting -> bands, on the same path.
+        extra: further plain data, e.g. metrics.
+    """
+    first = dft or next(iter(predicted.values()))
+    content: dict[str, Any] = {
+        "dataset": dataset,
+        "structure": structure,
+        "k": first.path.distance.tolist(),
+        "ticks": [list(tick) for tick in first.path.ticks],
+        "k_points": first.path.points.tolist(),
+        "fermi_energy_eV": _reference(dft, predicted),
+        "predicted": {name: bands.energies.tolist() for name, bands in predicted.items()},
+        **extra,
+    }
+    if dft is not None:
+        content["dft"] = dft.energies.tolist()
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def draw_bands(path: Path, title: str, dft: Bands | None, predicted: Mapping[str, Bands]) -> None:
+    """Draw bands within 4 eV of the Fermi level: DFT as lines, predictions dashed on top.
+
+    Args:
+        path: the picture; its suffix names the form, e.g. ``.png``.
+        title: above the picture.
+        dft: bands of the DFT blocks, if there are any.
+        predicted: label -> bands, on the same path.
+    """
+    zero = _reference(dft, predicted)
+    figure = Figure(figsize=(5.0, 3.8), layout="constrained")
+    axis = figure.subplots()
+    named = {**({"DFT": dft} if dft is not None else {}), **predicted}
+    for n, (name, bands) in enumerate(named.items()):
+        style = {"color": "#222222", "lw": 1.6} if name == "DFT" else {"color": COLOURS[n % 4], "lw": 1.0, "ls": "--"}
+        marker = "_" if len(bands.path.distance) == 1 else None
+        lines = axis.plot(bands.path.distance, bands.energies - zero, marker=marker, **style)  # type: ignore[arg-type]
+        lines[0].set_label(name)
+    route = next(iter(named.values())).path
+    axis.set_xticks([x for x, _ in route.ticks], [label.replace("G", "Γ") for _, label in route.ticks])
+    axis.grid(axis="x", lw=0.5, color="#BBBBBB")
+    if route.distance[-1] > route.distance[0]:
+        axis.set_xlim(route.distance[0], route.distance[-1])
+    axis.set_ylim(-WINDOW, WINDOW)
+    axis.set_ylabel("E − E_F (eV)", fontsize=9)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=150)
+
+
+def _reference(dft: Bands | None, predicted: Mapping[str, Bands]) -> float:
+    """Zero of energy: the first known Fermi level, else the middle of all energies."""
+    every = [*([dft] if dft is not None else []), *predicted.values()]
+    known = [bands.fermi_energy for bands in every if bands.fermi_energy is not None]
+    return known[0] if known else float(np.median(every[0].energies))

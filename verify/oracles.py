@@ -152,10 +152,11 @@ class GaussianOracle:
     .. math:: H_{ab} = \langle a | -\tfrac{1}{2} \nabla^2 - \sum_C w\, e^{-\gamma |r - R_C|^2} | b \rangle
 
     and with spin, W being the spinless block, L the angular momentum about the orbital's own atom, E the vector from
-    the first to the last atom and w the well of the last,
+    the first to the last atom, w the well of the last and N the cross product of the vector to the last but one with E,
 
     .. math:: H_{ab} = W\, 1 + \tfrac{\xi}{2} \sum_k (L^a_k W + W L^b_k) \sigma_k
-              + \tfrac{\xi}{2} \langle a | (E \times \{w, -i \nabla\}) \cdot \sigma | b \rangle .
+              + \tfrac{\xi}{2} \langle a | (E \times P + N (E \cdot P)) \cdot \sigma | b \rangle, \quad
+              P = \{w, -i \nabla\} .
 
     The wells sit on all atoms, so that with four or more of them blocks have no symmetry about their bond and all
     irreps of the product are live. The spinful form is Hermitian and obeys time reversal.
@@ -193,9 +194,11 @@ class GaussianOracle:
         left = np.einsum("kmn,nq->kmq", angular_momentum(row.l), result)
         right = np.einsum("mn,knq->kmq", result, angular_momentum(column.l))
         field = positions[-1] - positions[0]
+        normal = np.cross(positions[-2] - positions[0], field)
+        tensor = np.einsum("ijk,i->kj", LEVI_CIVITA, field) + np.outer(normal, field)
         momentum = -1j * self._momentum(positions, row, column)
-        rashba = np.einsum("ijk,i,jmq->kmq", LEVI_CIVITA, field, momentum)
-        vector = self.coupling * (0.5 * (left + right) + rashba)
+        fields = np.einsum("kj,jmq->kmq", tensor, momentum)
+        vector = self.coupling * (0.5 * (left + right) + fields)
         with_spin: Array = np.einsum("st,mq->stmq", np.eye(2), result) + np.einsum("kst,kmq->stmq", PAULI, vector)
         return with_spin
 

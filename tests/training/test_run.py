@@ -130,6 +130,15 @@ def test_resuming_without_a_state_starts_from_the_beginning(tiny: Tiny, dataset:
     assert differing(whole, resumed) == []
 
 
+def test_partial_files_of_a_killed_process_are_removed(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.0123456789abcdef.tmp.yaml").write_text("preset: sm")
+    (tmp_path / "run" / ".last.0123456789abcdef.tmp.ckpt").write_bytes(b"PK")
+    train(tiny(training={"epochs": 1}), tmp_path / "run", quiet=True, dataset=dataset)
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == [".lock", "config.yaml", "final.ckpt", "history.csv", "last.ckpt"]
+
+
 def test_a_complete_run_is_not_repeated(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     first = run_and_record(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
     modified = (tmp_path / "run" / "final.ckpt").stat().st_mtime_ns

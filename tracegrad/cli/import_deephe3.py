@@ -67,10 +67,10 @@ def run(options: argparse.Namespace) -> int:
         str(options.model),
     )
     data = DataSummary(options.name, str(options.model), description.orbitals, description.spinful, "")
-    model = make_network(config.model, data)
+    model = make_network(config.model, data).to(next(network.parameters()).dtype)
     model.load_state_dict(network.state_dict())
     info = {"imported_from": "DeepH-E3", "epoch": _number(content.get("epoch")), "val_loss": _number(content.get("val_loss"))}
-    save_checkpoint(options.out, model.to(next(network.parameters()).dtype), config, data, info)
+    save_checkpoint(options.out, model, config, data, info)
     result = {
         "checkpoint": str(options.out),
         "parameters": sum(p.numel() for p in network.parameters()),

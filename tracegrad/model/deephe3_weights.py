@@ -42,10 +42,12 @@ def load_deephe3_weights(model: DeepHE3, state: State, irreps: Mapping[str, str]
     with torch.no_grad():
         _assign(model.embedding.weight, _get(state, "embedding.weight"), "embedding.weight")
         for k in range(count):
-            _load_update(model.node_updates[k], state, f"node_update_blocks.{k}", node_irreps[k : k + 2], node_irreps[k], edge_irreps[k])
-            _load_update(
-                model.edge_updates[k], state, f"edge_update_blocks.{k}", edge_irreps[k : k + 2], node_irreps[k + 1], edge_irreps[k]
-            )
+            node, edge = model.node_updates[k], model.edge_updates[k]
+            assert isinstance(node, Update) and isinstance(edge, Update)
+            own, name = node_irreps[k : k + 2], f"node_update_blocks.{k}"
+            _load_update(node, state, name, own, node_irreps[k], edge_irreps[k])
+            own, name = edge_irreps[k : k + 2], f"edge_update_blocks.{k}"
+            _load_update(edge, state, name, own, node_irreps[k + 1], edge_irreps[k])
         _load_decoder(model.decoder.linear, state, edge_irreps[-1], model.targets)
 
 
@@ -58,8 +60,10 @@ def node_output(model: DeepHE3, state: State, node_feats: list[Tensor], irreps_n
 
 
 def deephe3_channels(targets: TargetLayout) -> Tensor:
-    """Position in our irreps of every irrep of DeepH-E3's output: all real parts of all blocks, then all imaginary ones."""
-    real, imaginary, start = [], [], 0
+    """Position in our irreps of every irrep of DeepH-E3's output: real parts of all blocks, then imaginary parts."""
+    real: list[int] = []
+    imaginary: list[int] = []
+    start = 0
     for channel in targets.channels:
         count = len(targets.channel_irreps(channel))
         half = count // 2 if targets.spinful else count
@@ -110,7 +114,7 @@ def _load_tensor_product(conv: EdgeConvolution, state: State, name: str, sources
 def _deephe3_paths(
     sources: list[Irreps], conv: EdgeConvolution, outputs: Irreps
 ) -> Iterator[tuple[tuple[int, int, int, int, int, int], bool]]:
-    """Keys ``(source, l1, p1, l2, l3, p3)`` of all paths in the order of the instructions, and whether gates are in it."""
+    """Keys ``(source, l1, p1, l2, l3, p3)`` of all paths in the order of the instructions; whether gates are in them."""
     for source, irreps in enumerate(sources):
         for _, first in irreps:
             for l2 in range(conv.lmax_sh + 1):
@@ -145,6 +149,7 @@ def _load_decoder(linear: EquivariantLinear, state: State, irreps_in: Irreps, ta
                 columns[channel] = flat[start : start + mul]
                 start += mul
     scalars = [channel for channel in order if targets.irreps[channel].ir == (0, 1)]
+    _check_shape(bias.shape, (len(scalars),), "lin_edge.bias")
     biases = dict(zip(scalars, bias, strict=True))
     ours = targets.frame.order
     pieces = [
@@ -152,8 +157,8 @@ def _load_decoder(linear: EquivariantLinear, state: State, irreps_in: Irreps, ta
         for _, ir in linear.irreps_in
     ]
     _assign(linear.weight, torch.cat(pieces), "lin_edge.weight")
-    assert linear.bias is not None
-    _assign(linear.bias, torch.stack([biases[channel] for channel in ours if channel in biases]), "lin_edge.bias")
+    if linear.bias is not None:
+        _assign(linear.bias, torch.stack([biases[channel] for channel in ours if channel in biases]), "lin_edge.bias")
 
 
 def _sorted(irreps: list[Irreps]) -> list[Irreps]:
@@ -172,13 +177,19 @@ def _channel_order(irreps: Irreps) -> Tensor:
 
 def _get(state: State, name: str) -> Tensor:
     if name not in state:
-        raise CheckpointError(f"expected a DeepH-E3 network with a weight {name!r}, found none. Check the network's sizes.")
+        raise CheckpointError(
+            f"expected a DeepH-E3 network with a weight {name!r}, found none. Check the sizes of the network."
+        )
     return state[name]
 
 
 def _assign(parameter: Tensor, value: Tensor, name: str) -> None:
-    if parameter.shape != value.shape:
-        raise CheckpointError(
-            f"{name}: expected the shape {tuple(parameter.shape)}, found {tuple(value.shape)}. Check the irreps of the network."
-        )
+    _check_shape(value.shape, tuple(parameter.shape), name)
     parameter.copy_(value)
+
+
+def _check_shape(found: tuple[int, ...], expected: tuple[int, ...], name: str) -> None:
+    if tuple(found) != expected:
+        raise CheckpointError(
+            f"{name}: expected the shape {expected}, found {tuple(found)}. Check the irreps of the network."
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def compare_case(path: str | Path, backend: str = "fast") -> dict[str, Any]:
     if not state:
         raise DataError(f"{path}: expected weights under state/, found none")
     model = description.network(state)
-    graph, order = _graph(arrays, model.targets, path)
+    graph, order = graph_of_case(arrays, model.targets, path)
     with torch.no_grad():
         found = _outputs(E3nnDeepHE3(model) if backend == "e3nn" else model, graph, state, description)
     maxima = {}
@@ -104,8 +105,17 @@ def _outputs(
     }
 
 
-def _graph(arrays: dict[str, Any], targets: TargetLayout, path: str | Path) -> tuple[Data, Tensor]:
-    """Graph of the input, and the row of our edges for every edge of the file."""
+def graph_of_case(arrays: Mapping[str, Any], targets: TargetLayout, path: str | Path) -> tuple[Data, Tensor]:
+    """Graph of the input of a case, and the row of our edges for every edge of the file.
+
+    Args:
+        arrays: arrays of the file.
+        targets: what is predicted.
+        path: named in messages.
+
+    Raises:
+        DataError: a self-loop or a direction is missing, or an edge occurs twice.
+    """
     numbers, positions, cell, edge_index, cell_shift = (_tensor(arrays[name]) for name in INPUTS)
     keys = [tuple(key) for key in torch.cat([cell_shift, edge_index.T], dim=1).tolist()]
     half = [e for e, (a, b, c, i, j) in enumerate(keys) if (a, b, c, i, j) > (-a, -b, -c, j, i)]
@@ -133,7 +143,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise DataError(f"{path}: not found; expected a parity case (.npz)")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: expected a parity case (.npz), found a damaged or other file: {error}") from None

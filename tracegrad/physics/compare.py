@@ -153,7 +153,7 @@ def _difference(predicted: Blocks, structure: Structure) -> Blocks:
         )
     chosen = ours.select(position)
     if not np.array_equal(chosen.shapes, reference.shapes):
-        raise DataError(f"{structure.name}: the predicted blocks have other shapes than the DFT blocks; other orbitals?")
+        raise DataError(f"{structure.name}: the predicted blocks have other shapes than those of DFT; other orbitals?")
     return reference.with_values(chosen.values - reference.values)
 
 

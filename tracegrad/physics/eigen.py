@@ -73,7 +73,9 @@ def solve(
     norms, directions = np.linalg.eigh(s)
     kept = norms > smallest_overlap
     if not kept.any():
-        raise DataError(f"S(k) has no eigenvalue above {smallest_overlap:g} (largest {norms[-1]:.1e}); it is no overlap")
+        raise DataError(
+            f"S(k) has no eigenvalue above {smallest_overlap:g} (largest {norms[-1]:.1e}); it is no overlap"
+        )
     x = directions[:, kept] / np.sqrt(norms[kept])
     energies, y = np.linalg.eigh(x.conj().T @ h @ x)
     return States(energies, x @ y if vectors else None, int((~kept).sum()), float(norms[0]))

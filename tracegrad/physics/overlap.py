@@ -50,7 +50,7 @@ def gaussian_overlap(structure: Structure, r_max: float) -> Blocks:
     species = {int(z): tuple(structure.orbitals[int(z)]) for z in set(structure.numbers.tolist())}
     if not is_gaussian_basis(species):
         raise DataError(
-            f"{structure.name or 'structure'}: expected the shells of the bundled data's Gaussian basis, found {species}; "
+            f"{structure.name or 'structure'}: expected the shells of the bundled data's basis, found {species}; "
             "give the overlap as a file"
         )
     i, j, shift = neighbor_pairs(structure.positions, structure.cell, structure.pbc, r_max)

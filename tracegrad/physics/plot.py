@@ -18,7 +18,12 @@ COLOURS = ("#B2432F", "#2F6DB2", "#3C8D5A", "#8A5BA6")
 
 
 def write_bands(
-    path: Path, dataset: str, structure: str, dft: Bands | None, predicted: Mapping[str, Bands], extra: Mapping[str, Any]
+    path: Path,
+    dataset: str,
+    structure: str,
+    dft: Bands | None,
+    predicted: Mapping[str, Bands],
+    extra: Mapping[str, Any],
 ) -> None:
     """Write bands as JSON, in the form that ``reports`` draws.
 

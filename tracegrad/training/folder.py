@@ -16,6 +16,7 @@ from tracegrad.training.device import process_rank
 CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.ckpt"
 LOCK_FILE = ".lock"
+PARTIAL_FILES = ".*.tmp.*"  # names that tracegrad.atomic gives to files that are not complete
 # What may change when a run is continued: nothing that decides the numbers.
 FREE_ON_RESUME = ("training.checkpoint_seconds", "training.loggers", "training.device", "training.threads", "preset")
 
@@ -46,6 +47,8 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None
         raise DataError(f"{folder}: cannot be written to ({error.strerror}); give another --out") from None
     try:
         _lock(descriptor, folder)
+        for partial in folder.glob(PARTIAL_FILES):  # of a process that was killed while it wrote
+            partial.unlink()
         _check_run(folder, config, resume)
         with atomic_write(folder / CONFIG_FILE) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from ..result import CheckResult, ModuleError, Report, Verdict
 from .rules import DOCUMENT, Rule, rule_of
@@ -32,9 +33,9 @@ def artifact(file: str, root: Path) -> dict[str, str]:
     """Relative to the checkout when the file lies in it, else an absolute file URI."""
     path = Path(file)
     if not path.is_absolute():
-        return {"uri": path.as_posix(), "uriBaseId": "%SRCROOT%"}
+        return {"uri": quote(path.as_posix()), "uriBaseId": "%SRCROOT%"}
     if path.resolve().is_relative_to(root):
-        return {"uri": path.resolve().relative_to(root).as_posix(), "uriBaseId": "%SRCROOT%"}
+        return {"uri": quote(path.resolve().relative_to(root).as_posix()), "uriBaseId": "%SRCROOT%"}
     return {"uri": path.as_uri()}
 
 
@@ -71,7 +72,7 @@ def _result(
     }
 
 
-def _noise_result(report: Report, root: Path) -> CheckResult:
+def _noise_result(report: Report) -> CheckResult:
     floor = report.noise_floor
     worst = max(floor.residuals, key=lambda name: floor.residuals[name] / floor.limits[name])
     return CheckResult(
@@ -92,7 +93,7 @@ def to_sarif(report: Report, root: Path | None = None) -> str:
     base = (root or Path.cwd()).resolve()
     failures = list(report.failures)
     if not report.noise_floor.ok:
-        failures.insert(0, _noise_result(report, base))
+        failures.insert(0, _noise_result(report))
     rules: dict[str, Rule] = {}
     for check in [*report.checks, *failures]:
         rules.setdefault(rule_of(check.name).identifier, rule_of(check.name))

@@ -1,0 +1,168 @@
+"""SARIF 2.1.0: the mandatory parts of the standard, stable names, and the source line of the module that broke."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from verify.reporting import to_sarif
+from verify.reporting.sarif import artifact
+from verify.result import CheckResult, ModuleError, NoiseFloor, Report, Verdict
+
+TEXT = {"type": "object", "required": ["text"], "properties": {"text": {"type": "string", "minLength": 1}}}
+LOCATION = {
+    "type": "object",
+    "required": ["physicalLocation"],
+    "properties": {
+        "physicalLocation": {
+            "type": "object",
+            "required": ["artifactLocation", "region"],
+            "properties": {
+                "artifactLocation": {"type": "object", "required": ["uri"], "properties": {"uri": {"type": "string"}}},
+                "region": {
+                    "type": "object",
+                    "required": ["startLine"],
+                    "properties": {"startLine": {"type": "integer", "minimum": 1}},
+                },
+            },
+        }
+    },
+}
+RESULT = {
+    "type": "object",
+    "required": ["ruleId", "message", "locations", "partialFingerprints", "level"],
+    "properties": {
+        "ruleId": {"type": "string", "pattern": "^equivariance/[a-z0-9_]+$"},
+        "ruleIndex": {"type": "integer", "minimum": 0},
+        "level": {"enum": ["none", "note", "warning", "error"]},
+        "kind": {"enum": ["notApplicable", "pass", "fail", "review", "open", "informational"]},
+        "message": TEXT,
+        "locations": {"type": "array", "minItems": 1, "items": LOCATION},
+        "partialFingerprints": {"type": "object", "minProperties": 1, "additionalProperties": {"type": "string"}},
+    },
+}
+RULE = {
+    "type": "object",
+    "required": ["id", "shortDescription"],
+    "properties": {"id": {"type": "string"}, "shortDescription": TEXT, "fullDescription": TEXT, "help": TEXT},
+}
+REDUCED_SARIF = {
+    "$schema": "https://json-schema.org/draft/2020-12/schema",
+    "type": "object",
+    "required": ["version", "runs"],
+    "properties": {
+        "version": {"const": "2.1.0"},
+        "$schema": {"type": "string", "format": "uri"},
+        "runs": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["tool", "results"],
+                "properties": {
+                    "tool": {
+                        "type": "object",
+                        "required": ["driver"],
+                        "properties": {
+                            "driver": {
+                                "type": "object",
+                                "required": ["name", "rules"],
+                                "properties": {
+                                    "name": {"type": "string", "minLength": 1},
+                                    "rules": {"type": "array", "uniqueItems": True, "items": RULE},
+                                },
+                            }
+                        },
+                    },
+                    "results": {"type": "array", "items": RESULT},
+                },
+            },
+        },
+    },
+}
+
+
+@pytest.fixture
+def report(root) -> Report:
+    module = ModuleError(
+        "gate", "Gate", "1o", "1o", 0.2, 1e-14, 0.2, str(root / "verify" / "mutants" / "network.py"), 41
+    )
+    checks = [
+        CheckResult("rotation", Verdict.STRUCTURAL, 0.25, 1e-14, "64 of 64 trials fail", 64),
+        CheckResult("dtype_leak", Verdict.PRECISION, 1.0, 0.0, "inside: to_copy", 1),
+        CheckResult("vacuity", Verdict.PASS, 0.0, 0.0, "", 1),
+    ]
+    floor = NoiseFloor({"homomorphism": 1e-16}, {"homomorphism": 1e-14})
+    return Report("my.model", checks, floor, modules=[module])
+
+
+def run_of(report, root):
+    content = json.loads(to_sarif(report, root))
+    jsonschema.validate(content, REDUCED_SARIF, cls=jsonschema.Draft202012Validator)
+    return content["runs"][0]
+
+
+def test_failures_become_results_with_rule_and_level(report, root):
+    run = run_of(report, root)
+    rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+    assert [(r["ruleId"], r["level"]) for r in run["results"]] == [
+        ("equivariance/rotation", "error"),
+        ("equivariance/dtype_leak", "warning"),
+    ]
+    assert all(rules[r["ruleIndex"]] == r["ruleId"] for r in run["results"])
+
+
+def test_results_point_at_the_source_line_of_the_broken_module(report, root):
+    place = run_of(report, root)["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"] == {"uri": "verify/mutants/network.py", "uriBaseId": "%SRCROOT%"}
+    assert place["region"]["startLine"] == 41
+
+
+def test_without_a_module_the_place_is_the_target_or_the_page(report, root):
+    bare = replace(report, modules=[])
+    assert run_of(bare, root)["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == (
+        "docs/verification.md"
+    )
+    sourced = replace(bare, settings={"source_file": str(root / "verify" / "api.py"), "source_line": 7})
+    place = run_of(sourced, root)["results"][0]["locations"][0]["physicalLocation"]
+    assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("verify/api.py", 7)
+
+
+def test_fingerprints_do_not_depend_on_figures_or_lines(report, root):
+    first = run_of(report, root)["results"]
+    moved = [replace(report.modules[0], source_line=99, local_error=0.5)]
+    checks = [replace(report.checks[0], error=0.31, message="61 of 64 trials fail"), *report.checks[1:]]
+    second = run_of(replace(report, modules=moved, checks=checks), root)["results"]
+    assert [r["partialFingerprints"] for r in first] == [r["partialFingerprints"] for r in second]
+
+
+def test_fingerprints_tell_findings_apart(report, root):
+    results = run_of(report, root)["results"] + run_of(replace(report, target="other"), root)["results"]
+    renamed = replace(report, modules=[replace(report.modules[0], name="other")])
+    results += run_of(renamed, root)["results"]
+    prints = [tuple(r["partialFingerprints"].values()) for r in results]
+    assert len(set(prints)) == len(prints)
+
+
+def test_noisy_harness_is_a_result_of_its_own(report, root):
+    noisy = replace(report, noise_floor=NoiseFloor({"homomorphism": 1.0}, {"homomorphism": 1e-14}), checks=[])
+    run = run_of(noisy, root)
+    assert [r["ruleId"] for r in run["results"]] == ["equivariance/self_check"]
+    assert run["invocations"][0]["exitCode"] == 4
+
+
+def test_files_outside_the_checkout_keep_an_absolute_uri(root):
+    assert artifact("/somewhere/else.py", root) == {"uri": "file:///somewhere/else.py"}
+    assert artifact("relative/file.py", root) == {"uri": "relative/file.py", "uriBaseId": "%SRCROOT%"}
+    assert artifact(str(Path(root) / "a b.py"), root)["uri"] == "a%20b.py"
+
+
+def test_reduced_schema_refuses_what_the_standard_forbids(report, root):
+    content = json.loads(to_sarif(report, root))
+    content["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["region"]["startLine"] = 0
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(content, REDUCED_SARIF, cls=jsonschema.Draft202012Validator)

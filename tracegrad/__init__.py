@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tracegrad.model import GradientInduction as GradientInduction
     from tracegrad.model import build_model as build_model
     from tracegrad.model import predict_blocks as predict_blocks
+    from tracegrad.prediction import predict as predict
     from tracegrad.training import load_checkpoint as load_checkpoint
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _HOMES = {
     "build_model": "tracegrad.model",
     "load_checkpoint": "tracegrad.training",
     "load_dataset": "tracegrad.data",
+    "predict": "tracegrad.prediction",
     "predict_blocks": "tracegrad.model",
 }
 __all__ = ["__version__", *_HOMES]

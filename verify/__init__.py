@@ -17,3 +17,4 @@ from .result import NoiseFloor as NoiseFloor
 from .result import Report as Report
 from .result import Verdict as Verdict
 from .selfcheck import self_check as self_check
+from .targets import Target as Target

@@ -19,7 +19,7 @@ from .wigner import Array
 
 
 class AtomsAdapter:
-    """``ase.Atoms`` with a calculator as the model; outputs: energy (eV, extensive) and forces (eV/Å) where it has them."""
+    """``ase.Atoms`` with a calculator as the model; outputs: energy (eV, extensive), forces (eV/Å)."""
 
     def __init__(self) -> None:
         self._points = Representation.parse(POINTS)
@@ -32,7 +32,9 @@ class AtomsAdapter:
             raise VerificationError("the positions hold NaN or infinity: give a finite structure")
         known = getattr(model, "implemented_properties", [])
         if "energy" not in known:
-            raise VerificationError(f"{type(model).__name__} implements {list(known)}: expected a calculator with an energy")
+            raise VerificationError(
+                f"{type(model).__name__} implements {list(known)}: expected a calculator with an energy"
+            )
         specs = [OutputSpec("energy", Representation.parse("0e"), "total")]
         if "forces" in known:
             specs.append(OutputSpec("forces", Representation.parse("1o"), "node"))
@@ -63,7 +65,7 @@ class AtomsAdapter:
 
     def leaves(self, graph: Any) -> list[Leaf]:
         """The positions, Å."""
-        return [Leaf("positions", self._points, torch.from_numpy(np.array(graph.positions, dtype=float)))]
+        return [Leaf("positions", self._points, torch.from_numpy(np.array(graph.positions, dtype=float)), given=True)]
 
     def with_leaves(self, graph: Any, values: Sequence[Tensor]) -> Any:
         """Atoms at other positions."""
@@ -121,4 +123,5 @@ class AtomsAdapter:
         """Source of the atoms."""
         numbers, positions = graph.numbers.tolist(), graph.positions.tolist()
         cell, pbc = np.asarray(graph.cell).tolist(), graph.pbc.tolist()
-        return f"from ase import Atoms\n\ngraph = Atoms(numbers={numbers}, positions={positions}, cell={cell}, pbc={pbc})\n"
+        arguments = f"numbers={numbers}, positions={positions}, cell={cell}, pbc={pbc}"
+        return f"from ase import Atoms\n\ngraph = Atoms({arguments})\n"

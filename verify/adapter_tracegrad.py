@@ -1,4 +1,4 @@
-"""Adapter for the graphs and networks of this package: rebuilt from atoms and pairs, so that nothing stale is rotated."""
+"""Adapter for the graphs and networks of this package: rebuilt from atoms and pairs, so nothing stale is rotated."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tracegrad.graph.targets import irreps_to_blocks
 
 from .adapters import FRAGMENT_BOND, FRAGMENT_DISTANCE, cells, tiled_edges
 from .group import Elements
-from .representation import POINTS, Representation
+from .representation import POINTS, VECTOR, Representation
 from .subject import Leaf, OutputSpec
 from .wigner import Array
 
@@ -58,18 +58,26 @@ class TraceGradAdapter:
         return np.asarray(graph.edge_vectors[graph.num_nodes :].detach().cpu().double().numpy())
 
     def leaves(self, graph: Any) -> list[Leaf]:
-        """The positions."""
-        return [Leaf("positions", self._points, graph.positions)]
+        """The positions, and the lattice vectors of a periodic structure."""
+        found = [Leaf("positions", self._points, graph.positions, given=True)]
+        return found if self._is_molecule(graph) else [*found, Leaf("cell", VECTOR, graph.cell[0], given=True)]
 
     def with_leaves(self, graph: Any, values: Sequence[Tensor]) -> Any:
-        """The graph at other positions, edges and cells kept."""
-        return self._rebuilt(graph, graph.numbers, values[0], graph.cell[0], *self._pairs(graph))
+        """The graph at other positions and lattice vectors, pairs kept."""
+        cell = values[1] if len(values) > 1 else graph.cell[0]
+        return self._rebuilt(graph, graph.numbers, values[0], cell, *self._pairs(graph))
+
+    @staticmethod
+    def _is_molecule(graph: Any) -> bool:
+        return float(torch.linalg.det(graph.cell[0].detach().double()).abs()) < 1e-9
 
     def _pairs(self, graph: Any) -> tuple[Tensor, Tensor]:
         chosen = slice(graph.num_nodes, graph.num_nodes + graph.num_pairs)
         return graph.edge_index[:, chosen], graph.cell_shift[chosen]
 
-    def _rebuilt(self, graph: Any, numbers: Tensor, positions: Tensor, cell: Tensor, pairs: Tensor, shift: Tensor) -> Any:
+    def _rebuilt(
+        self, graph: Any, numbers: Tensor, positions: Tensor, cell: Tensor, pairs: Tensor, shift: Tensor
+    ) -> Any:
         made = graph_from_pairs(numbers, positions, cell, pairs, shift, self.layout, lmax=len(graph.wigner) - 1)
         return cast_graph(made, graph.positions.dtype)
 
@@ -77,13 +85,21 @@ class TraceGradAdapter:
         """Atoms and cell moved in float64, everything else computed again."""
         positions = element.move(graph.positions.detach().cpu().double().numpy()[None])[0]
         cell = graph.cell[0].detach().cpu().double().numpy() @ element.matrix[0].T
-        return self._rebuilt(graph, graph.numbers, torch.from_numpy(positions), torch.from_numpy(cell), *self._pairs(graph))
+        return self._rebuilt(
+            graph, graph.numbers, torch.from_numpy(positions), torch.from_numpy(cell), *self._pairs(graph)
+        )
 
     def cast(self, graph: Any, dtype: torch.dtype) -> Any:
         """A new graph in that dtype."""
         pairs, shift = self._pairs(graph)
         made = graph_from_pairs(
-            graph.numbers, graph.positions.double(), graph.cell[0].double(), pairs, shift, self.layout, lmax=len(graph.wigner) - 1
+            graph.numbers,
+            graph.positions.double(),
+            graph.cell[0].double(),
+            pairs,
+            shift,
+            self.layout,
+            lmax=len(graph.wigner) - 1,
         )
         return cast_graph(made, dtype)
 
@@ -91,7 +107,9 @@ class TraceGradAdapter:
         """Atoms renumbered, pairs with them."""
         index = torch.from_numpy(order)
         pairs, shift = self._pairs(graph)
-        return self._rebuilt(graph, graph.numbers[index], graph.positions[index], graph.cell[0], torch.argsort(index)[pairs], shift)
+        return self._rebuilt(
+            graph, graph.numbers[index], graph.positions[index], graph.cell[0], torch.argsort(index)[pairs], shift
+        )
 
     def permute_edges(self, graph: Any, rng: np.random.Generator) -> Any | None:
         """Pairs in another order, some of them named from their other end."""
@@ -120,9 +138,9 @@ class TraceGradAdapter:
 
     def tile(self, graph: Any, repeats: tuple[int, int, int]) -> Any | None:
         """Supercell of a periodic structure; None for a molecule, whose cell is zero."""
-        cell = graph.cell[0]
-        if float(torch.linalg.det(cell).abs()) < 1e-9:
+        if self._is_molecule(graph):
             return None
+        cell = graph.cell[0]
         pairs, shift = self._pairs(graph)
         keys = torch.cat([pairs.T, shift], dim=1).numpy()
         edges = torch.from_numpy(tiled_edges(keys, graph.num_nodes, repeats))
@@ -141,7 +159,22 @@ class TraceGradAdapter:
         inside = (position[pairs] >= 0).all(0)
         if not bool(inside.any()):
             return None
-        return self._rebuilt(graph, graph.numbers[index], graph.positions[index], graph.cell[0], position[pairs][:, inside], shift[inside])
+        return self._rebuilt(
+            graph,
+            graph.numbers[index],
+            graph.positions[index],
+            graph.cell[0],
+            position[pairs][:, inside],
+            shift[inside],
+        )
+
+    def nearest(self, graph: Any, atoms: int) -> Any:
+        """Graph of the atoms nearest to the first one, with the pairs among them."""
+        if graph.num_nodes <= atoms:
+            return graph
+        distances = (graph.positions - graph.positions[:1]).norm(dim=1)
+        smaller = self.subset(graph, torch.argsort(distances)[: max(atoms, 1)].tolist())
+        return graph if smaller is None else smaller
 
     def blocks(self, model: Any, graph: Any) -> Mapping[tuple[int, ...], np.ndarray] | None:
         """Blocks of all directed edges."""
@@ -162,4 +195,6 @@ class TraceGradAdapter:
         if sum(p.numel() for p in parts) > MAX_PRINTED:
             return ""
         body = "".join(f"    {tensor_source(p)},\n" for p in parts)
-        return f"from tracegrad.graph import graph_from_pairs\n\ngraph = graph_from_pairs(\n{body}    adapter.layout,\n)\n"
+        return (
+            f"from tracegrad.graph import graph_from_pairs\n\ngraph = graph_from_pairs(\n{body}    adapter.layout,\n)\n"
+        )

@@ -1,6 +1,7 @@
 """How a graph model is reached: an adapter transforms, permutes, tiles and evaluates graphs of one kind.
 
-:class:`GraphAdapter` is the contract; :class:`DataAdapter` serves any ``torch_geometric`` ``Data`` whose fields are declared.
+:class:`GraphAdapter` is the contract; :class:`DataAdapter` serves any ``torch_geometric`` ``Data`` whose fields are
+declared.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from tracegrad.errors import VerificationError
 
 from .group import Elements
-from .representation import Representation
+from .representation import VECTOR, Representation
 from .subject import Leaf, OutputSpec
 from .wigner import Array, Basis
 
@@ -29,15 +30,15 @@ FRAGMENT_BOND = (1.1, 0.7, 0.4)  # Å, between its two atoms
 class GraphAdapter(Protocol):
     """What a verification needs to know about graphs of one kind.
 
-    Operations that a kind of graph does not have return None: the check is then skipped, with that reason. Graphs are never
-    changed in place.
+    Operations that a kind of graph does not have return None: the check is then skipped, with that reason. Graphs are
+    never changed in place.
     """
 
     def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:
         """Names, laws and levels (``"node"``, ``"edge"``, ``"graph"``, ``"total"``) of the outputs."""
 
     def evaluate(self, model: Any, graph: Any) -> list[Tensor]:
-        """Output tensors (rows, dim) in the order of :meth:`specs`; rows in the order of nodes and edges of the graph."""
+        """Output tensors (rows, dim) in the order of :meth:`specs`; rows in the order of nodes or edges."""
 
     def num_nodes(self, graph: Any) -> int:
         """Number of nodes N."""
@@ -124,13 +125,12 @@ class DataAdapter:
     """Adapter for ``torch_geometric`` ``Data`` with declared fields.
 
     Args:
-        fields: name -> :class:`Field` of every tensor that transforms; ``"cartesian_points"`` are moved, irreps are rotated.
-        outputs: name -> :class:`Field` of what the model returns: a dict with these names, or a tensor or tuple in this order.
-        cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None.
-        cell_shift: name of the (E, 3) integer cell of the second node of every edge, or None.
-        basis: component order of the irreps.
-        rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when nothing does.
-        forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
+        fields: name -> :class:`Field` of every tensor that transforms; ``"cartesian_points"`` are moved, irreps are
+        rotated. outputs: name -> :class:`Field` of what the model returns: a dict with these names, or a tensor or
+        tuple in this order. cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None. cell_shift:
+        name of the (E, 3) integer cell of the second node of every edge, or None. basis: component order of the
+        irreps. rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when
+        nothing does. forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
     """
 
     def __init__(
@@ -157,8 +157,14 @@ class DataAdapter:
         for name, law in self.fields.items():
             value = graph.get(name) if hasattr(graph, "get") else getattr(graph, name, None)
             if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape[-1] != law.dim:
-                found = "nothing" if value is None else f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}"
-                raise VerificationError(f"graph field {name!r}: expected floating point with a last axis of {law.dim}, found {found}")
+                found = (
+                    "nothing"
+                    if value is None
+                    else f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}"
+                )
+                raise VerificationError(
+                    f"graph field {name!r}: expected floating point with a last axis of {law.dim}, found {found}"
+                )
             if not bool(torch.isfinite(value).all()):
                 raise VerificationError(f"graph field {name!r} holds NaN or infinity: give a finite graph")
         if self.num_nodes(graph) == 0:
@@ -175,7 +181,9 @@ class DataAdapter:
             return [result[name] for name in self.declared]
         items = list(result) if isinstance(result, (tuple, list)) else [result]
         if len(items) != len(self.declared):
-            raise VerificationError(f"the model returned {len(items)} output(s), {len(self.declared)} are declared: {list(self.declared)}")
+            raise VerificationError(
+                f"the model returned {len(items)} output(s), {len(self.declared)} are declared: {list(self.declared)}"
+            )
         return items
 
     def num_nodes(self, graph: Any) -> int:
@@ -202,13 +210,16 @@ class DataAdapter:
 
     def leaves(self, graph: Any) -> list[Leaf]:
         """See :class:`GraphAdapter`."""
-        return [Leaf(name, law, graph[name]) for name, law in self.fields.items()]
+        found = [
+            Leaf(n, law, graph[n], law.kind == "points" or self.levels[n] == "edge") for n, law in self.fields.items()
+        ]
+        return [*found, Leaf(self.cell, VECTOR, graph[self.cell], given=True)] if self.cell else found
 
     def with_leaves(self, graph: Any, values: Sequence[Tensor]) -> Any:
         """See :class:`GraphAdapter`."""
         changed = graph.clone()
-        for name, value in zip(self.fields, values, strict=True):
-            changed[name] = value
+        for leaf, value in zip(self.leaves(graph), values, strict=True):
+            changed[leaf.name] = value
         return self._rebuilt(changed)
 
     def _rebuilt(self, graph: Any) -> Any:
@@ -236,7 +247,7 @@ class DataAdapter:
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
         """See :class:`GraphAdapter`."""
         changed, index = graph.clone(), torch.from_numpy(order)
-        for key in graph.keys():
+        for key in graph.to_dict():
             if graph.is_node_attr(key):
                 changed[key] = graph[key][index]
         if graph.edge_index is not None:
@@ -254,7 +265,7 @@ class DataAdapter:
 
     def _with_edges(self, graph: Any, edges: Tensor) -> Any:
         changed = graph.clone()
-        for key in graph.keys():
+        for key in graph.to_dict():
             if key == "edge_index":
                 changed.edge_index = graph.edge_index[:, edges]
             elif graph.is_edge_attr(key):
@@ -272,7 +283,7 @@ class DataAdapter:
         if graph.edge_index is None or graph.edge_index.shape[1] == 0:
             return None
         n, changed = self.num_nodes(graph), graph.clone()
-        for key in graph.keys():
+        for key in graph.to_dict():
             value = graph[key]
             if key == "edge_index":
                 changed.edge_index = torch.cat([value, torch.tensor([[n, n + 1], [n + 1, n]]).to(value)], dim=1)
@@ -295,7 +306,7 @@ class DataAdapter:
         changed, count, n = graph.clone(), int(np.prod(repeats)), self.num_nodes(graph)
         keys = tiled_edges(self.edge_keys(graph), n, repeats)
         lattice = graph[self.cell].reshape(-1, 3, 3)[0]
-        for key in graph.keys():
+        for key in graph.to_dict():
             if graph.is_node_attr(key) or (graph.is_edge_attr(key) and key != "edge_index"):
                 changed[key] = torch.cat([graph[key]] * count)
         changed.edge_index = torch.from_numpy(keys[:, :2].T.copy())

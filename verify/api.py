@@ -10,7 +10,7 @@ import torch
 from tracegrad.errors import VerificationError
 
 from .adapters import GraphAdapter
-from .checks import FUNCTION_CHECKS, GRAPH_CHECKS, OPTIONAL_CHECKS
+from .checks import EXACT_CHECKS, FUNCTION_CHECKS, GRAPH_CHECKS, OPTIONAL_CHECKS
 from .context import Context
 from .function_subject import DtypeRefused, FunctionSubject
 from .graph_subject import GraphSubject
@@ -46,20 +46,16 @@ def verify_equivariance(
     """Verify f(g x) = D(g) f(x) for rotations, the inversion and shifts, and everything such a test takes for granted.
 
     Args:
-        func: takes one tensor per entry of ``irreps_in``, returns one tensor (or a tuple) per entry of ``irreps_out``. A
-            module is verified as a private copy converted to ``dtype``.
-        irreps_in: e3nn Irreps or strings, ``"cartesian_points"`` (rows x, y, z in Å), or None for data that does not transform.
-        irreps_out: the same for the outputs.
-        checks: names of the checks, or None for all that apply.
-        seed: seed of every random stream.
-        dtype: torch.float64 (the gate) or torch.float32 (a noise budget, no evidence of exact symmetry).
-        trials: independent Haar trials.
-        tol: relative tolerance of all blocks; None for the policy in ``docs/verification.md``.
-        inputs: one value per entry; None draws normal ones.
-        basis: component order of the irreps: ``"e3nn"`` (l=1: x, y, z) or ``"z-polar"`` (l=1: y, z, x).
-        search: examples of the hypothesis phase of the search, 0 for none.
-        allow_zero: irreps (``"0o"`` or ``"4x0o"``) of outputs that are zero by symmetry.
-        diagnose: True to shrink counterexamples and to localise a failure.
+        func: takes one tensor per entry of ``irreps_in``, returns one tensor (or a tuple) per entry of
+            ``irreps_out``. A module is verified as a private copy converted to ``dtype``.
+        irreps_in: e3nn Irreps or strings, ``"cartesian_points"`` (rows x, y, z in Å), or None for data that does not
+        transform. irreps_out: the same for the outputs. checks: names of the checks, or None for all that apply.
+        seed: seed of every random stream. dtype: torch.float64 (the gate) or torch.float32 (a noise budget, no
+        evidence of exact symmetry). trials: independent Haar trials. tol: relative tolerance of all blocks; None for
+        the policy in ``docs/verification.md``. inputs: one value per entry; None draws normal ones. basis: component
+        order of the irreps: ``"e3nn"`` (l=1: x, y, z) or ``"z-polar"`` (l=1: y, z, x). search: examples of the
+        hypothesis phase of the search, 0 for none. allow_zero: irreps (``"0o"`` or ``"4x0o"``) of outputs that are
+        zero by symmetry. diagnose: True to shrink counterexamples and to localise a failure.
 
     Returns:
         The report; ``report.passed``, ``print(report)``.
@@ -100,6 +96,7 @@ def verify_model(
     search: int = 16,
     allow_zero: Iterable[str] = (),
     diagnose: bool = True,
+    budget_mev: float | None = None,
 ) -> Report:
     """Verify a graph model, or an ASE calculator, on one graph: rotations, numbering, batch, distance, cell, gradients.
 
@@ -116,6 +113,8 @@ def verify_model(
         search: examples of the hypothesis phase of the search, 0 for none.
         allow_zero: irreps of outputs that are zero by symmetry.
         diagnose: True to shrink counterexamples and to localise a failure.
+        budget_mev: accept an approximately equivariant model (outputs in eV) up to this error: the exact checks of
+            rotations give way to a measurement in meV, and the report says that the model is not exact.
 
     Returns:
         The report.
@@ -126,9 +125,11 @@ def verify_model(
     if not isinstance(trials, int) or trials < 1:
         raise VerificationError(f"trials is {trials!r}, expected a positive integer")
     names = selected(checks, GRAPH_CHECKS, OPTIONAL_CHECKS)
+    if budget_mev is not None:
+        names = [*(n for n in names if n not in EXACT_CHECKS and n != "budget"), "budget"]
     chosen = adapter if adapter is not None else find_adapter(model, graph)
     subject = GraphSubject(model, graph, chosen, dtype)
-    context = Context(subject, seed, trials, tol, search, tuple(allow_zero))
+    context = Context(subject, seed, trials, tol, search, tuple(allow_zero), budget_mev)
     settings = {
         "seed": seed,
         "trials": trials,
@@ -136,12 +137,13 @@ def verify_model(
         "tol": tol,
         "search": search,
         "checks": names,
+        "budget_mev": budget_mev,
         "adapter": type(chosen).__name__,
         "nodes": chosen.num_nodes(graph),
         "irreps_out": {spec.name: spec.law.text for spec in subject.outputs},
     }
-    basis = next((s.law.basis for s in subject.outputs if s.law.kind == "irreps"), "e3nn")
-    return run_checks(context, names, GRAPH_CHECKS, basis=basis, diagnose=diagnose, settings=settings)
+    basis: list[Basis] = [s.law.basis for s in subject.outputs if s.law.kind == "irreps"] or ["e3nn"]
+    return run_checks(context, names, GRAPH_CHECKS, basis=basis[0], diagnose=diagnose, settings=settings)
 
 
 def find_adapter(model: Any, graph: Any) -> GraphAdapter:
@@ -179,7 +181,8 @@ def assert_equivariant(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Report:
-    """Drop-in for ``e3nn.util.test.assert_equivariant``: raises with the shrunk counterexample unless everything passes.
+    """Drop-in for ``e3nn.util.test.assert_equivariant``: raises with the shrunk counterexample unless everything
+    passes.
 
     Args:
         func: as in :func:`verify_equivariance`.
@@ -202,8 +205,8 @@ def assert_equivariant(
         VerificationError: function, irreps and inputs do not fit together.
     """
     __tracebackhide__ = True
-    entries_in = _declared(func, irreps_in, "irreps_in")
-    entries_out = _declared(func, irreps_out, "irreps_out")
+    entries_in = declared(func, irreps_in, "irreps_in")
+    entries_out = declared(func, irreps_out, "irreps_out")
     names = options.pop("checks", None)
     if names is None:
         left_out = {"inversion": do_parity, "translation": do_translation, "search": do_parity and do_translation}
@@ -222,15 +225,26 @@ def assert_equivariant(
     return report
 
 
-def _declared(func: Any, entries: Any, name: str) -> Any:
-    """Entries as given, or as the function's attributes declare them."""
+def declared(func: Any, entries: Any, name: str) -> Any:
+    """Entries as given, or as the function's attributes declare them.
+
+    Args:
+        func: function or module.
+        entries: given entries, or None.
+        name: ``"irreps_in"`` or ``"irreps_out"``.
+
+    Raises:
+        VerificationError: neither given nor declared.
+    """
     if entries is not None:
         return entries
     value = getattr(func, name, None)
     if value is not None:
         return value
     if name == "irreps_in":
-        found = [getattr(func, f"irreps_in{i}") for i in range(1, 9) if getattr(func, f"irreps_in{i}", None) is not None]
+        found = [
+            getattr(func, f"irreps_in{i}") for i in range(1, 9) if getattr(func, f"irreps_in{i}", None) is not None
+        ]
         if found:
             return found
     raise VerificationError(f"{name} is not given, and {type(func).__name__} does not declare it: pass {name}=...")

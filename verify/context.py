@@ -48,7 +48,9 @@ class Context:
         trials: i.i.d. trials of the rotation check.
         tol: relative tolerance of all blocks, or None for the policy.
         search: examples of the adversarial search.
-        options: further settings of single checks.
+        allow_zero: irreps of outputs that are zero by symmetry.
+        budget_mev: error in meV that an approximate model may have.
+        cases: check -> its worst (state, element), where a counterexample starts.
     """
 
     subject: Subject
@@ -57,6 +59,7 @@ class Context:
     tol: float | None = None
     search: int = 32
     allow_zero: tuple[str, ...] = ()
+    budget_mev: float | None = None
     cases: dict[str, tuple[State, Elements]] = field(default_factory=dict)
 
     def rng(self, name: str) -> np.random.Generator:
@@ -105,7 +108,10 @@ class Context:
         draws = min(JITTER_DRAWS, len(self.states))
         states, base = self.first(draws)
         if self.repeat_error > 0:
-            return [jitter_of(column, column, spec.law, eps) for spec, column in zip(self.subject.outputs, base, strict=True)]
+            return [
+                jitter_of(column, column, spec.law, eps)
+                for spec, column in zip(self.subject.outputs, base, strict=True)
+            ]
         repeats = -(-JITTER_DRAWS // draws)
         rng = self.rng("jitter")
         noisy = self.subject.evaluate([self.subject.jittered(s, rng) for _ in range(repeats) for s in states])
@@ -115,7 +121,7 @@ class Context:
         ]
 
     def local_jitter(self, states: Sequence[State], draws: int, largest: bool = False) -> list[Jitter]:
-        """Round-off of every output's blocks at the given states: medians over the draws (or largest), the larger over states."""
+        """Round-off of every output's blocks: median over the draws (or the largest), the largest over the states."""
         eps, rng = bands(self.subject.dtype).eps, self.rng("local jitter")
         found = []
         for state in states:
@@ -129,7 +135,7 @@ class Context:
         ]
 
     def orbit_jitter(self, state: State) -> list[Jitter]:
-        """Round-off at a state in generic orientations: an equivariant map is as steep in one orientation as in any other."""
+        """Round-off at a state in generic orientations: an equivariant map is as steep in one as in any other."""
         turned = self.subject.moved([state] * 2, Elements.of(haar(2, self.rng("orientation"))))
         return self.local_jitter(turned, JITTER_DRAWS, largest=True)
 
@@ -194,12 +200,9 @@ class Context:
             laws = spec.law.blocks or spec.law.blocks_of(1)
             for b in range(width):
                 k = int(trial[b])
-                rows.append(
-                    BlockError(
-                        spec.name, b, laws[b].name, float(deviation.error[k, b]), float(deviation.peak[k, b]),
-                        float(deviation.scale[k, b]), float(jitter.relative[b]), float(limit[b]), k, bool(deviation.zero[b]),
-                    )
-                )  # fmt: skip
+                figures = (float(t[k, b]) for t in (deviation.error, deviation.peak, deviation.scale))
+                bounds = (float(jitter.relative[b]), float(limit[b]))
+                rows.append(BlockError(spec.name, b, laws[b].name, *figures, *bounds, k, bool(deviation.zero[b])))
         return rows
 
     def _second_look(
@@ -247,7 +250,9 @@ def failed_trials(found: Sequence[Deviation], limits: Sequence[np.ndarray]) -> i
     return int(np.sum(bad))
 
 
-def summarise(name: str, verdict: Verdict, blocks: list[BlockError], trials: int, details: dict[str, Any]) -> CheckResult:
+def summarise(
+    name: str, verdict: Verdict, blocks: list[BlockError], trials: int, details: dict[str, Any]
+) -> CheckResult:
     """A check from its block table: figures of the block nearest to (or farthest above) its tolerance."""
     live = [b for b in blocks if not b.zero]
     if not live:

@@ -1,4 +1,4 @@
-"""A plain function or module of tensors as a subject: one tensor per entry of irreps_in, one per entry of irreps_out."""
+"""A plain function or module of tensors as a subject: one tensor per entry of irreps_in and of irreps_out."""
 
 from __future__ import annotations
 
@@ -81,29 +81,40 @@ class FunctionSubject(Subject):
         self.inputs = self._checked(inputs) if inputs is not None else None
         if inputs is None and any(law.kind == "fixed" for law in self.laws):
             index = next(i for i, law in enumerate(self.laws) if law.kind == "fixed")
-            raise VerificationError(f"entry {index} of irreps_in is None, so its value cannot be drawn: give inputs=[...]")
+            raise VerificationError(
+                f"entry {index} of irreps_in is None, so its value cannot be drawn: give inputs=[...]"
+            )
         self._lmax = max([law.lmax for law in (*self.laws, *laws_out)] + [module_lmax(self.module)])
         self._probe()
 
-    def _checked(self, inputs: Sequence[Any]) -> list[Any]:
+    def _checked(self, inputs: Any) -> list[Any]:
         values = [inputs] if isinstance(inputs, Tensor) else list(inputs)
         if len(values) != len(self.laws):
-            raise VerificationError(f"{len(values)} input(s) for {len(self.laws)} entries of irreps_in: give one per entry")
+            raise VerificationError(
+                f"{len(values)} input(s) for {len(self.laws)} entries of irreps_in: give one per entry"
+            )
         return [self._checked_one(i, value, law) for i, (value, law) in enumerate(zip(values, self.laws, strict=True))]
 
     def _checked_one(self, index: int, value: Any, law: Representation) -> Any:
         if law.kind == "fixed":
             return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
         if not isinstance(value, Tensor):
-            raise VerificationError(f"inputs[{index}] is a {type(value).__name__}, expected a torch.Tensor for {law.text}")
+            raise VerificationError(
+                f"inputs[{index}] is a {type(value).__name__}, expected a torch.Tensor for {law.text}"
+            )
         if not value.is_floating_point():
-            raise VerificationError(f"inputs[{index}] has dtype {value.dtype}, expected floating point: convert it with .double()")
+            raise VerificationError(
+                f"inputs[{index}] has dtype {value.dtype}, expected floating point: convert it with .double()"
+            )
         if value.ndim == 0 or value.shape[-1] != law.dim:
             raise VerificationError(
-                f"inputs[{index}] has shape {tuple(value.shape)}, but irreps_in {law.text} needs a last axis of {law.dim}"
+                f"inputs[{index}] has shape {tuple(value.shape)}, "
+                f"but irreps_in {law.text} needs a last axis of {law.dim}"
             )
         if value.numel() == 0:
-            raise VerificationError(f"inputs[{index}] is empty (shape {tuple(value.shape)}): an empty batch verifies nothing")
+            raise VerificationError(
+                f"inputs[{index}] is empty (shape {tuple(value.shape)}): an empty batch verifies nothing"
+            )
         if not bool(torch.isfinite(value).all()):
             raise VerificationError(f"inputs[{index}] holds NaN or infinity: give finite inputs")
         self.device = value.device
@@ -155,7 +166,9 @@ class FunctionSubject(Subject):
                 stacked = torch.stack(values).detach().to("cpu", torch.float64).numpy()
                 columns.append(self._tensor(law.act(stacked, elements)).unbind(0))
             else:
-                images = [law.act(v.detach().cpu().double().numpy()[None], elements[[i]])[0] for i, v in enumerate(values)]
+                images = [
+                    law.act(v.detach().cpu().double().numpy()[None], elements[[i]])[0] for i, v in enumerate(values)
+                ]
                 columns.append([self._tensor(image) for image in images])
         return [list(row) for row in zip(*columns, strict=True)]
 
@@ -166,7 +179,7 @@ class FunctionSubject(Subject):
 
     def leaves(self, state: State) -> list[Leaf]:
         return [
-            Leaf(f"input {i}", law, x)
+            Leaf(f"input {i}", law, x, self.fixed and law.kind == "points")
             for i, (x, law) in enumerate(zip(state, self.laws, strict=True))
             if law.kind != "fixed"
         ]
@@ -196,7 +209,9 @@ class FunctionSubject(Subject):
             values = x.detach().to("cpu", torch.float64).reshape(-1, x.shape[-1]).numpy()
             if law.kind == "points":
                 found.append((values[:, None] - values[None, :])[np.triu_indices(len(values), 1)])
-            found += [values[:, b.start : b.stop].reshape(-1, 3) for b in law.blocks if b.l == 1 and law.kind == "irreps"]
+            found += [
+                values[:, b.start : b.stop].reshape(-1, 3) for b in law.blocks if b.l == 1 and law.kind == "irreps"
+            ]
         vectors = np.concatenate(found) if found else np.zeros((0, 3))
         return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
 

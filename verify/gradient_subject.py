@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from .group import Elements
-from .representation import Block, Representation
+from .representation import VECTOR, Representation
 from .subject import Leaf, OutputSpec, State, Subject
 from .wigner import Array
-
-VECTOR = Representation("irreps", (Block("1x1o", 1, 1, -1, 0, 3),), "e3nn")
 
 
 def gradient_law(law: Representation) -> Representation:
@@ -69,7 +67,9 @@ class GradientSubject(Subject):
     def states(self, n: int, rng: np.random.Generator) -> list[State]:
         inner = self.inner.states(n, rng)
         values = self.inner.evaluate(inner)
-        weights = [[rng.normal(size=x.shape) / s for x in column] for column, s in zip(values, self.scales, strict=True)]
+        weights = [
+            [rng.normal(size=x.shape) / s for x in column] for column, s in zip(values, self.scales, strict=True)
+        ]
         return list(zip(inner, zip(*weights, strict=True), strict=True))
 
     def moved(self, states: Sequence[State], elements: Elements) -> list[State]:
@@ -78,7 +78,9 @@ class GradientSubject(Subject):
         weights: list[tuple[Array, ...]] = []
         for index, (_, cotangents) in enumerate(states):
             one = linear[[index]]
-            moved = [gradient_law(s.law).act(w[None], one)[0] for s, w in zip(self.inner.outputs, cotangents, strict=True)]
+            moved = [
+                gradient_law(s.law).act(w[None], one)[0] for s, w in zip(self.inner.outputs, cotangents, strict=True)
+            ]
             weights.append(tuple(moved))
         return list(zip(inner, weights, strict=True))
 

@@ -1,4 +1,4 @@
-"""A graph model as a subject: rows of the outputs are matched by node and edge labels, so the edge order never matters."""
+"""A graph model as a subject: rows of the outputs are matched by node and edge labels, never by their order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tracegrad.errors import VerificationError
 from .adapters import GraphAdapter
 from .group import Elements
 from .precision import converted
-from .replay import number, numbers, package_name
+from .replay import numbers, package_name
 from .subject import Leaf, State, Subject, as_rows, module_depth, module_lmax, quiet
 from .tolerances import bands
 from .wigner import Array
@@ -195,7 +195,7 @@ class GraphSubject(Subject):
             f"error = replay_model(model, graph, adapter, quaternion={q}, inversion={p}, translation={t})",
             f"print(error)  # {error:.3g}: model(g x) differs from D(g) model(x)",
         ]
-        example = f"@example(quaternion={q}, inversion={p}, translation={t})  # {self.num_rows(state)} nodes, error {number(error)}"
+        example = f"@example(quaternion={q}, inversion={p}, translation={t})  # {self.num_rows(state)} nodes"
         return "\n".join(lines) + "\n", example
 
 

@@ -34,10 +34,15 @@ class Elements:
 
     @classmethod
     def of(
-        cls, quaternions: Iterable[Sequence[float]] | Array, inversion: bool | np.ndarray = False, translation: Array | None = None
+        cls,
+        quaternions: Iterable[Sequence[float]] | Array,
+        inversion: bool | np.ndarray = False,
+        translation: Array | None = None,
     ) -> Elements:
         """Elements from quaternions, one flag or one per element, and shifts (zero when None)."""
-        q = np.array(quaternions if isinstance(quaternions, np.ndarray) else list(quaternions), dtype=float).reshape(-1, 4)
+        q = np.array(quaternions if isinstance(quaternions, np.ndarray) else list(quaternions), dtype=float).reshape(
+            -1, 4
+        )
         p = np.broadcast_to(np.asarray(inversion, dtype=bool), (len(q),)).copy()
         t = np.zeros((len(q), 3)) if translation is None else np.asarray(translation, dtype=float).reshape(-1, 3)
         return cls(q, p, np.broadcast_to(t, (len(q), 3)).copy())
@@ -157,7 +162,9 @@ def near_pole(offsets: Sequence[float] = (1e-1, 1e-3, 1e-6, 1e-8)) -> Array:
     return np.array(rows)
 
 
-def aligning(direction: Array, offsets: Sequence[float] = (0.0, 1e-2, 1e-5, 1e-8), signs: Sequence[float] = (1.0, -1.0)) -> Array:
+def aligning(
+    direction: Array, offsets: Sequence[float] = (0.0, 1e-2, 1e-5, 1e-8), signs: Sequence[float] = (1.0, -1.0)
+) -> Array:
     """Rotations that carry a direction exactly, and almost, onto the axes x, y, z with the given signs."""
     rows = []
     for axis, sign in product(range(3), signs):
@@ -168,7 +175,7 @@ def aligning(direction: Array, offsets: Sequence[float] = (0.0, 1e-2, 1e-5, 1e-8
 
 
 def simple_quaternions(limit: int = 2) -> Array:
-    """Integer quaternions with components at most ``limit``, simplest first; q and -q are listed once, identity is not."""
+    """Integer quaternions with components at most ``limit``, simplest first; of q and -q one, the identity not."""
     rows = [q for q in product(range(-limit, limit + 1), repeat=4) if any(q[1:]) and next(c for c in q if c) > 0]
     rows.sort(key=lambda q: (sum(c * c for c in q), sum(c < 0 for c in q), [abs(c) for c in q]))
     return np.array(rows, dtype=float)

@@ -1,7 +1,7 @@
 """Irrep content of an output over the orbit of its input, by orthogonality of the matrix elements.
 
-For an equivariant output of type (l, p), every component y_m(g x) is a combination of the row m of D^(l,p)(g). Peter-Weyl: the
-amplitude on any other matrix element D^(k,q)_ab is a leak, and (k, q) says of what kind.
+For an equivariant output of type (l, p), every component y_m(g x) is a combination of the row m of D^(l,p)(g).
+Peter-Weyl: the amplitude on any other matrix element D^(k,q)_ab is a leak, and (k, q) says of what kind.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ def haar_quadrature(degree: int) -> tuple[Array, Array]:
     return q, weights[j] / 2 / count**2
 
 
-def irrep_content(orbit: Callable[[Elements], Array], law: Representation, cheap: bool = False) -> list[dict[str, float]]:
+def irrep_content(
+    orbit: Callable[[Elements], Array], law: Representation, cheap: bool = False
+) -> list[dict[str, float]]:
     """Relative amplitude of every irrep in each block of an output, over the orbit of an input.
 
     Args:
@@ -55,8 +57,8 @@ def irrep_content(orbit: Callable[[Elements], Array], law: Representation, cheap
         cheap: True to stop at degree 2.
 
     Returns:
-        Per block {"0e": amplitude, ...}; what the declared irrep holds in wrong components, or not alike in all of them, is
-        listed as ``"1o (mixed)"``.
+        Per block {"0e": amplitude, ...}; what the declared irrep holds in wrong components, or not alike in all of
+        them, is listed as ``"1o (mixed)"``.
     """
     degree = 2 if cheap else min(max(law.lmax + 1, 2), MAX_DEGREE)
     q, weights = haar_quadrature(degree)
@@ -73,7 +75,9 @@ def irrep_content(orbit: Callable[[Elements], Array], law: Representation, cheap
                 amplitude = np.einsum("n,nab,nrum->rumab", weights, d, y, optimize=True)
                 name = f"{k}{sign}"
                 if k == b.l and sign == ("e" if b.parity == 1 else "o"):
-                    own = np.einsum("rummb->rub", amplitude) / (2 * k + 1)  # the equivariant part: the same for all rows
+                    own = np.einsum("rummb->rub", amplitude) / (
+                        2 * k + 1
+                    )  # the equivariant part: the same for all rows
                     rest = amplitude - np.einsum("ma,rub->rumab", np.eye(2 * k + 1), own)
                     found[name] = (2 * k + 1) ** 2 * float((own**2).sum())
                     found[f"{name} (mixed)"] = (2 * k + 1) * float((rest**2).sum())

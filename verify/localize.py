@@ -1,9 +1,9 @@
 """Localisation: every module that declares irreps is tested alone on the input it received inside the model.
 
-Its declared inputs are transformed by the group element; everything else it received (edge attributes, weights, indices) is
-what it receives when the model's input is transformed. The first module, in the order of execution and children before
-parents, whose own error leaves its own noise is the culprit. The cumulative error of its output inside the model stands beside
-it (the layer-wise measure of Gruver et al., ICLR 2023).
+Its declared inputs are transformed by the group element; everything else it received (edge attributes, weights,
+indices) is what it receives when the model's input is transformed. The first module, in the order of execution and
+children before parents, whose own error leaves its own noise is the culprit. The cumulative error of its output
+inside the model stands beside it (the layer-wise measure of Gruver et al., ICLR 2023).
 """
 
 from __future__ import annotations
@@ -45,11 +45,13 @@ class Record:
     output: Any
 
 
-def declared_laws(module: torch.nn.Module, arguments: Sequence[Any], basis: Basis) -> tuple[list[Representation], Representation] | None:
+def declared_laws(
+    module: torch.nn.Module, arguments: Sequence[Any], basis: Basis
+) -> tuple[list[Representation], Representation] | None:
     """Laws of a module's positional arguments and of its output, from its ``irreps_in*`` and ``irreps_out``.
 
-    Arguments beyond the declared ones (weights, indices) get the law of data that do not transform. None when nothing is
-    declared or nothing fits.
+    Arguments beyond the declared ones (weights, indices) get the law of data that do not transform. None when nothing
+    is declared or nothing fits.
     """
     out = getattr(module, "irreps_out", getattr(module, "irreps", None))
     first = getattr(module, "irreps_in", getattr(module, "irreps", None))
@@ -126,7 +128,9 @@ class LocalModule:
         dtype: dtype of the run.
     """
 
-    def __init__(self, record: Record, laws_in: list[Representation], law_out: Representation, dtype: torch.dtype) -> None:
+    def __init__(
+        self, record: Record, laws_in: list[Representation], law_out: Representation, dtype: torch.dtype
+    ) -> None:
         self.record, self.laws_in, self.law_out, self.dtype = record, laws_in, law_out, dtype
 
     def call(self, arguments: Sequence[Any], other: Record) -> Array:
@@ -203,14 +207,20 @@ def localize(context: Context, state: State, element: Elements, basis: Basis = "
     return table
 
 
-def _row(local: LocalModule, others: list[Record], elements: Elements, rng: np.random.Generator, tol: float | None) -> ModuleError:
+def _row(
+    local: LocalModule, others: list[Record], elements: Elements, rng: np.random.Generator, tol: float | None
+) -> ModuleError:
     base = _array(local.record.output)
     left = [local.at(elements[[k]], other) for k, other in enumerate(others)]
     right = list(local.law_out.act(np.stack([base] * len(others)), elements))
     jitter = local.jitter(base, rng)
     found = deviations(left, right, local.law_out, jitter)
     static = static_tolerance(local.dtype, local.lmax(), module_depth(local.record.module))
-    limits = np.full(len(jitter.relative), tol) if tol is not None else block_tolerances(static, jitter.relative, local.dtype)
+    limits = (
+        np.full(len(jitter.relative), tol)
+        if tol is not None
+        else block_tolerances(static, jitter.relative, local.dtype)
+    )
     errors = np.where(found.zero, 0.0, found.error).max(axis=0)
     worst = int(np.argmax(errors / limits))
     cumulative = deviations([_array(others[0].output)], right[:1], local.law_out).error

@@ -84,12 +84,17 @@ def block_scales(left: Array, right: Array, law: Representation) -> Array:
         scale = np.maximum(_reduce(left**2, starts, sizes), _reduce(right**2, starts, sizes)) ** 0.5
         if centred.any():
             axes = (0, 1) if law.kind != "points" else (1,)
-            spread = [_reduce((side - side.mean(axis=axes, keepdims=True)) ** 2, starts, sizes) ** 0.5 for side in (left, right)]
+            spread = [
+                _reduce((side - side.mean(axis=axes, keepdims=True)) ** 2, starts, sizes) ** 0.5
+                for side in (left, right)
+            ]
             scale = np.where(centred, np.maximum(np.maximum(*spread), _OFFSET_FLOOR * scale), scale)
         return np.maximum(scale, np.median(scale, axis=0, keepdims=True))
 
 
-def deviations(left: Sequence[Array], right: Sequence[Array], law: Representation, jitter: Jitter | None = None) -> Deviation:
+def deviations(
+    left: Sequence[Array], right: Sequence[Array], law: Representation, jitter: Jitter | None = None
+) -> Deviation:
     """Relative errors of one output.
 
     r_b = RMS(left - right) / s_b with the scale of :func:`block_scales`.
@@ -130,7 +135,9 @@ def _single(left: Array, right: Array, law: Representation, jitter: Jitter | Non
     return Deviation(np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape), np.zeros(shape[1], dtype=bool))
 
 
-def jitter_of(base: Sequence[Array], noisy: Sequence[Array], law: Representation, eps: float, largest: bool = False) -> Jitter:
+def jitter_of(
+    base: Sequence[Array], noisy: Sequence[Array], law: Representation, eps: float, largest: bool = False
+) -> Jitter:
     """Round-off per block: median over the draws of the change under 1-ulp noise on the inputs.
 
     Args:

@@ -1,4 +1,4 @@
-"""Modules in another precision: a private copy, with the constants that were rounded when the module was built restored."""
+"""Modules in another precision: a private copy, with constants that were rounded at construction restored."""
 
 from __future__ import annotations
 

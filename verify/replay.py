@@ -19,7 +19,7 @@ MAX_PRINTED = 400  # numbers of an input that are still printed
 
 
 def case_error(subject: Subject, state: State, element: Elements) -> float:
-    """Largest relative block error of f(g x) = D(g) f(x) for one state and one element; inf when a side is not finite."""
+    """Largest relative block error of f(g x) = D(g) f(x) for one state and element; inf when a side is not finite."""
     left = subject.evaluate(subject.moved([state], element))
     right = subject.acted(subject.evaluate([state]), element)
     found = [deviations(a, b, spec.law).error for spec, a, b in zip(subject.outputs, left, right, strict=True)]

@@ -161,6 +161,10 @@ class Representation:
         return result
 
 
+VECTOR = Representation("irreps", (Block("1x1o", 1, 1, -1, 0, 3),), "e3nn")
+"""Rows x, y, z that rotate and are not shifted: gradients of points, lattice vectors."""
+
+
 def parse_entries(entries: Any, what: str, basis: Basis = "e3nn") -> tuple[Representation, ...]:
     """Laws of all inputs or outputs: a list of entries, or a single entry.
 

@@ -322,7 +322,11 @@ class Report:
         for check in self.checks:
             if check.counterexample is not None:
                 lines += [f"--- counterexample for {check.name}:", check.counterexample.code.rstrip()]
-        lines.append(f"verdict: {self.verdict} (exit code {self.exit_code})")
+        limit = self.settings.get("budget_mev")
+        approximate = (
+            f", approximate model within {limit:g} meV, not exact" if limit is not None and self.passed else ""
+        )
+        lines.append(f"verdict: {self.verdict} (exit code {self.exit_code}{approximate})")
         return "\n".join(lines)
 
     def to_markdown(self) -> str:

@@ -1,7 +1,8 @@
 """Self-check of the instruments before anything is judged; its figure is the printed noise floor.
 
 Four independent identities: the homomorphism D(q1 q2) = D(q1) D(q2), the spherical harmonics Y(R r) = D(R) Y(r) from a
-Legendre recursion, the intertwining of e3nn's 3j symbols, and the spin-1/2 double cover U (r . sigma) U^+ = (R r) . sigma.
+Legendre recursion, the intertwining of e3nn's 3j symbols, and the spin-1/2 double cover U (r . sigma) U^+ = (R r) .
+sigma.
 """
 
 from __future__ import annotations
@@ -65,7 +66,11 @@ def _generators(degrees: list[int]) -> float:
     worst = 0.0
     for l in degrees:
         x, y, z = generators(l, "e3nn")
-        worst = max(worst, float(np.abs(x @ y - y @ x - z).max()) / (1 + l) ** 2, float(np.abs(y @ z - z @ y - x).max()) / (1 + l) ** 2)
+        worst = max(
+            worst,
+            float(np.abs(x @ y - y @ x - z).max()) / (1 + l) ** 2,
+            float(np.abs(y @ z - z @ y - x).max()) / (1 + l) ** 2,
+        )
     return worst
 
 

@@ -24,8 +24,8 @@ MAX_SUBSET = 3
 class Shrinker:
     """Greedy search for a smaller case that still fails.
 
-    A smaller case counts when its error is above ten times the tolerance (or above the original error, when that is less) and
-    is not the jump of a discontinuity.
+    A smaller case counts when its error is above ten times the tolerance (or above the original error, when that is
+    less) and is not the jump of a discontinuity.
 
     Args:
         context: the run the failure comes from.
@@ -61,7 +61,9 @@ class Shrinker:
         return True
 
     def _finite(self, state: State) -> bool:
-        return all(bool(np.isfinite(column[0]).all()) and column[0].size > 0 for column in self.subject.evaluate([state]))
+        return all(
+            bool(np.isfinite(column[0]).all()) and column[0].size > 0 for column in self.subject.evaluate([state])
+        )
 
     def _jumps(self, state: State, error: float) -> bool:
         jitter = self.context.orbit_jitter(state)
@@ -79,7 +81,9 @@ class Shrinker:
         for row in reversed(range(count)):
             remaining = self.subject.num_rows(self.state)
             if remaining > 1 and row < remaining:
-                self._accept(self.subject.take_rows(self.state, [i for i in range(remaining) if i != row]), self.element)
+                self._accept(
+                    self.subject.take_rows(self.state, [i for i in range(remaining) if i != row]), self.element
+                )
 
     def _blocks(self) -> None:
         blocks = live_blocks(self.subject, self.state)
@@ -93,7 +97,7 @@ class Shrinker:
         values = []
         for i, leaf in enumerate(leaves):
             value = leaf.value
-            if leaf.law.kind == "irreps":
+            if leaf.law.kind == "irreps" and not leaf.given:
                 value = torch.zeros_like(value)
                 if i == keep[0]:
                     value[..., keep[1]] = leaf.value[..., keep[1]]
@@ -113,12 +117,14 @@ class Shrinker:
 
     def _values(self) -> None:
         for rounding in (_to_units, _to_integers, _to_tenths):
-            values = [rounding(leaf.value) for leaf in self.subject.leaves(self.state)]
+            values = [leaf.value if leaf.given else rounding(leaf.value) for leaf in self.subject.leaves(self.state)]
             if self._accept(self.subject.with_leaves(self.state, values), self.element):
                 return
-        for index in range(len(self.subject.leaves(self.state))):
+        for index, leaf in enumerate(self.subject.leaves(self.state)):
+            if leaf.given:
+                continue
             for rounding in (_to_units, _to_integers, _to_tenths):
-                values = [leaf.value for leaf in self.subject.leaves(self.state)]
+                values = [other.value for other in self.subject.leaves(self.state)]
                 values[index] = rounding(values[index])
                 if self._accept(self.subject.with_leaves(self.state, values), self.element):
                     break
@@ -128,7 +134,7 @@ def _single_copies(blocks: Iterable[tuple[int, object]]) -> Iterator[tuple[int, 
     """The first copy of every irrep, then every irrep with all its copies."""
     whole = []
     for index, block in blocks:
-        start, stop, mul = getattr(block, "start"), getattr(block, "stop"), getattr(block, "mul")
+        start, stop, mul = block.start, block.stop, block.mul
         yield index, slice(start, start + (stop - start) // mul)
         if mul > 1:
             whole.append((index, slice(start, stop)))

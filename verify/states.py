@@ -90,13 +90,14 @@ class Design:
 def live_blocks(subject: Subject, state: State) -> list[tuple[int, Block]]:
     """(leaf, block) of all irreps inputs, the ones that can be switched off; points cannot."""
     leaves = subject.leaves(state)
-    return [(i, b) for i, leaf in enumerate(leaves) if leaf.law.kind == "irreps" for b in leaf.law.blocks]
+    free = [(i, leaf) for i, leaf in enumerate(leaves) if leaf.law.kind == "irreps" and not leaf.given]
+    return [(i, b) for i, leaf in free for b in leaf.law.blocks]
 
 
 def designed(subject: Subject, state: State, design: Design) -> State | None:
     """State after a design; None when the design leaves it unchanged or does not apply.
 
-    Given points (a graph's positions, a structure) are never moved: only features change.
+    Given geometry (positions and cell of a structure, given points) is never changed: only features are.
     """
     rng = np.random.default_rng(design.seed)
     if design.rows:
@@ -110,18 +111,18 @@ def designed(subject: Subject, state: State, design: Design) -> State | None:
     blocks = live_blocks(subject, state)
     keep = blocks[design.live] if 0 <= design.live < len(blocks) else None
     leaves = subject.leaves(state)
-    values = [_designed_leaf(subject, leaf, i, design, keep, rng) for i, leaf in enumerate(leaves)]
+    if all(leaf.given for leaf in leaves):
+        return state if design.rows else None
+    values = [leaf.value if leaf.given else _designed_leaf(leaf, i, design, keep, rng) for i, leaf in enumerate(leaves)]
     return subject.with_leaves(state, values)
 
 
 def _designed_leaf(
-    subject: Subject, leaf: Leaf, index: int, design: Design, keep: tuple[int, Block] | None, rng: np.random.Generator
+    leaf: Leaf, index: int, design: Design, keep: tuple[int, Block] | None, rng: np.random.Generator
 ) -> torch.Tensor:
     values = leaf.value.detach().to("cpu", torch.float64).numpy().copy()
     shaper = _SHAPERS[design.shape]
     if leaf.law.kind == "points":
-        if subject.fixed:
-            return leaf.value
         values = shaper(values, rng)
     else:
         for b in leaf.law.blocks:

@@ -38,11 +38,12 @@ class OutputSpec:
 
 @dataclass(frozen=True)
 class Leaf:
-    """One differentiable input tensor of a state and its law."""
+    """One differentiable input tensor of a state and its law; a search may change it unless it is ``given``."""
 
     name: str
     law: Representation
     value: Tensor
+    given: bool = False
 
 
 class Subject(ABC):
@@ -160,9 +161,13 @@ def as_tensors(result: Any, count: int) -> list[Tensor]:
     """
     items = list(result) if isinstance(result, (tuple, list)) else [result]
     if isinstance(result, dict):
-        raise VerificationError("the function returned a dict: return one tensor per entry of irreps_out, as a tensor or a tuple")
+        raise VerificationError(
+            "the function returned a dict: return one tensor per entry of irreps_out, as a tensor or a tuple"
+        )
     if len(items) != count:
-        raise VerificationError(f"the function returned {len(items)} output(s), irreps_out has {count} entries: they must agree")
+        raise VerificationError(
+            f"the function returned {len(items)} output(s), irreps_out has {count} entries: they must agree"
+        )
     for index, item in enumerate(items):
         if not isinstance(item, Tensor):
             raise VerificationError(f"output {index} is a {type(item).__name__}, expected a torch.Tensor")
@@ -176,7 +181,9 @@ def as_rows(tensor: Tensor, spec: OutputSpec) -> Tensor:
         VerificationError: the last axis does not fit the irreps, or the tensor is complex.
     """
     if tensor.is_complex():
-        raise VerificationError(f"{spec.name} is complex: return its real irreps (real and imaginary parts as two outputs)")
+        raise VerificationError(
+            f"{spec.name} is complex: return its real irreps (real and imaginary parts as two outputs)"
+        )
     dim = spec.law.dim
     if tensor.ndim == 0 and dim in (1, None):
         return tensor.reshape(1, 1)
@@ -190,7 +197,7 @@ def as_rows(tensor: Tensor, spec: OutputSpec) -> Tensor:
 
 
 def module_depth(module: torch.nn.Module | None) -> int:
-    """Number of layers L in the tolerance: submodules that declare irreps and contain none that do, between 1 and 16."""
+    """Number of layers L in the tolerance: submodules that declare irreps and contain none that do, 1 to 16."""
     if module is None:
         return 2
     declaring = {name for name, sub in module.named_modules() if hasattr(sub, "irreps_out")}

@@ -1,7 +1,7 @@
 """Tolerance policy: how large an error may be, and which verdict a larger one earns.
 
-Per block b: tol_b = min(cap, max(16 eps (1 + lmax) sqrt(L + 1), 25 J_b)), with J_b the block's own relative change under a
-1-ulp change of the inputs. Measured on 14 correct networks x 40 settings, the worst error was 0.135 tol_b
+Per block b: tol_b = min(cap, max(16 eps (1 + lmax) sqrt(L + 1), 25 J_b)), with J_b the block's own relative change
+under a 1-ulp change of the inputs. Measured on 14 correct networks x 40 settings, the worst error was 0.135 tol_b
 (``docs/verification.md``, "Tolerance").
 """
 
@@ -62,7 +62,9 @@ def bands(dtype: torch.dtype) -> Bands:
         VerificationError: the dtype is neither float64 nor float32.
     """
     if dtype not in _BANDS:
-        raise VerificationError(f"dtype {dtype} cannot be verified: use torch.float64 (the gate) or torch.float32 (a noise budget)")
+        raise VerificationError(
+            f"dtype {dtype} cannot be verified: use torch.float64 (the gate) or torch.float32 (a noise budget)"
+        )
     return _BANDS[dtype]
 
 
@@ -71,7 +73,9 @@ def static_tolerance(dtype: torch.dtype, lmax: int, depth: int) -> float:
     return STATIC_FACTOR * bands(dtype).eps * (1 + lmax) * math.sqrt(depth + 1)
 
 
-def block_tolerances(static: float, jitter: np.ndarray, dtype: torch.dtype, factor: float = 1.0, extra: float = 0.0) -> np.ndarray:
+def block_tolerances(
+    static: float, jitter: np.ndarray, dtype: torch.dtype, factor: float = 1.0, extra: float = 0.0
+) -> np.ndarray:
     """Tolerance per block.
 
     Args:
@@ -103,4 +107,8 @@ def reading_of_ratio(ratio: float) -> str:
     """What the float32 / float64 error ratio says: round-off scales with eps, a broken formula does not."""
     if ratio > 1e7:
         return "round-off (scales with the precision)"
-    return "structural (does not scale with the precision)" if ratio < 10 else "small additive break or a leak of lower precision"
+    return (
+        "structural (does not scale with the precision)"
+        if ratio < 10
+        else "small additive break or a leak of lower precision"
+    )

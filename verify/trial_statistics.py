@@ -44,7 +44,8 @@ def trial_statistics(rotation: CheckResult, fixed_input: bool) -> dict[str, Any]
     failures, n = int(rotation.details.get("failed_trials", 0)), rotation.trials
     bound = breaking_measure_bound(failures, n)
     what = "rotations of the given input" if fixed_input else "pairs of input and rotation"
-    sentence = f"{failures} of {n} Haar trials fail: at 95 % confidence at most {100 * bound:.2g} % of all {what} break the symmetry"
+    sentence = f"{failures} of {n} Haar trials fail: at 95 % confidence at most {100 * bound:.2g} % of all {what}"
+    sentence += " break the symmetry"
     if failures == 0:
         sentence += f" (rule of three: 3/{n} = {300 / n:.2g} %)"
     return {"trials": n, "failures": failures, "breaking_measure_95": bound, "rule_of_three": sentence}

@@ -1,11 +1,11 @@
 """Wigner-D matrices of the verifier: J matrices from exact integers, quaternions in, float64 out.
 
 Written independently of ``tracegrad.so3`` and of e3nn, so that an error there cannot hide itself. No inverse cosine, no
-matrix exponential, no trigonometric function at all: the powers of exp(i alpha), exp(i beta), exp(i gamma) come straight from
-the quaternion, which stays accurate at the poles.
+matrix exponential, no trigonometric function at all: the powers of exp(i alpha), exp(i beta), exp(i gamma) come
+straight from the quaternion, which stays accurate at the poles.
 
-Two component orders, both m = -l..l: ``"z-polar"`` (l=1: y, z, x; physics, tracegrad) and ``"e3nn"`` (l=1: x, y, z; e3nn's
-own, whose polar axis is y). They are related by D_e3nn(R) = D_z(Q R Q^T) with Q (x, y, z) = (z, x, y).
+Two component orders, both m = -l..l: ``"z-polar"`` (l=1: y, z, x; physics, tracegrad) and ``"e3nn"`` (l=1: x, y, z;
+e3nn's own, whose polar axis is y). They are related by D_e3nn(R) = D_z(Q R Q^T) with Q (x, y, z) = (z, x, y).
 
 Sources: Wigner, *Group Theory* (1959), Eq. (15.27) for d(pi/2); Pinchon and Hoggan, J. Phys. A 40, 1597 (2007) for the
 factorisation D(alpha, beta, gamma) = X(alpha) A X(beta) A^T X(gamma).
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Complex = NDArray[np.complex128]
 Basis = Literal["e3nn", "z-polar"]
 
 _SQRT_BITS = 160  # fractional bits of the integer square root; float64 keeps 53
@@ -50,7 +51,9 @@ def _rotation_about_y(l: int) -> list[list[Fraction]]:
     table = [[Fraction(0)] * size for _ in range(size)]
     for row in range(l + 1):
         for column in range(l + 1):
-            ratio = Fraction(factorial(l + row) * factorial(l - row), factorial(l + column) * factorial(l - column) * 4**l)
+            ratio = Fraction(
+                factorial(l + row) * factorial(l - row), factorial(l + column) * factorial(l - column) * 4**l
+            )
             sign = (-1) ** (row + column)
             plus = _d_half_pi_integer(l, row, column)
             minus = (-1) ** column * _d_half_pi_integer(l, row, -column)
@@ -82,27 +85,27 @@ def axis_matrix(l: int) -> Array:
         (2l+1, 2l+1) matrix A with R_y(beta) = A R_z(beta) A^T, z-polar basis.
     """
     squares = _rotation_about_y(l)
-    matrix = np.array([[_sqrt(abs(v)) * (1 if v >= 0 else -1) for v in row] for row in squares])
+    matrix: Array = np.array([[_sqrt(abs(v)) * (1 if v >= 0 else -1) for v in row] for row in squares])
     cosine = np.array([(1, 0, -1, 0)[abs(m) % 4] for m in range(-l, l + 1)], dtype=float)
     sine = np.array([(0, 1, 0, -1)[abs(m) % 4] * -np.sign(m) for m in range(-l, l + 1)], dtype=float)
     # R_x(-pi/2) = R_z(-pi/2) R_y(-pi/2) R_z(pi/2); X(-pi/2) on the left, X(pi/2) on the right: signed permutations
     matrix = cosine[:, None] * matrix - sine[:, None] * matrix[::-1]
-    matrix = matrix * cosine - matrix[:, ::-1] * sine
+    matrix = np.asarray(matrix * cosine - matrix[:, ::-1] * sine)
     matrix.flags.writeable = False
     return matrix
 
 
-def _phases(quaternions: Array) -> tuple[NDArray[np.complex128], ...]:
+def _phases(quaternions: Array) -> tuple[Complex, Complex, Complex]:
     """exp(i alpha), exp(i beta), exp(i gamma) of the z-y-z angles of unit quaternions (n, 4) = (w, x, y, z)."""
     w, x, y, z = quaternions.T
     outer, inner = np.hypot(w, z), np.hypot(x, y)
     half_sum = np.where(outer > 0, w + 1j * z, 1.0) / np.where(outer > 0, outer, 1.0)
     half_difference = np.where(inner > 0, y - 1j * x, 1.0) / np.where(inner > 0, inner, 1.0)
-    half_beta = (outer + 1j * inner) / np.hypot(outer, inner)
+    half_beta: Complex = np.asarray((outer + 1j * inner) / np.hypot(outer, inner))
     return half_sum * half_difference, half_beta * half_beta, half_sum * half_difference.conj()
 
 
-def _powers(phase: NDArray[np.complex128], lmax: int) -> NDArray[np.complex128]:
+def _powers(phase: Complex, lmax: int) -> Complex:
     """Powers 0..lmax of unit complex numbers, (n, lmax+1), each renormalised."""
     table = np.ones((len(phase), lmax + 1), dtype=np.complex128)
     for m in range(1, lmax + 1):
@@ -111,7 +114,7 @@ def _powers(phase: NDArray[np.complex128], lmax: int) -> NDArray[np.complex128]:
     return table
 
 
-def _trigonometry(powers: NDArray[np.complex128], l: int) -> tuple[Array, Array]:
+def _trigonometry(powers: Complex, l: int) -> tuple[Array, Array]:
     """cos(|m| angle) and the signed sine that multiplies the reversed rows, both (n, 2l+1)."""
     m = np.arange(-l, l + 1)
     values = powers[:, np.abs(m)]
@@ -199,7 +202,7 @@ def spherical_harmonics(l: int, vectors: Array, basis: Basis = "e3nn") -> Array:
     return result
 
 
-def spin_half(quaternions: Array) -> NDArray[np.complex128]:
+def spin_half(quaternions: Array) -> Complex:
     """Spin-1/2 representation U(q) = w - i (x sigma_x + y sigma_y + z sigma_z).
 
     Args:

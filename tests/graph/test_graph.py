@@ -92,7 +92,7 @@ def test_squares_of_the_targets_are_squares_of_the_blocks(spinful: bool) -> None
     channel = layout.channels.index(Channel((1, 1), (1, 1)))
     H = torch.from_numpy(structure.hamiltonian.block(structure.hamiltonian.index((0, 0, 0, 1, 1))))
     piece = H.view(2, 4, 2, 4).permute(0, 2, 1, 3)[..., 1:, 1:] if spinful else H[1:, 1:]
-    expected = trace_label(piece[None], spinful=True) if spinful else piece.square().sum()[None]
+    expected = trace_label(piece[None]) if spinful else piece.square().sum()[None]
     assert float(graph.target_trace[1, channel]) == pytest.approx(float(expected[0]))
 
 

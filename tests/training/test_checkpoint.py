@@ -167,7 +167,9 @@ def test_a_run_can_start_from_the_baseline_below_a_new_operator(tiny: Tiny, data
     lacking = start_from(first, model, data)
     assert lacking
     assert all("induction" in name or "gain" in name for name in lacking)
-    assert evaluate_dataset(model, dataset) == evaluate_dataset(start, dataset) != fresh, "an operator of gain 0 is silent"
+    assert evaluate_dataset(model, dataset) == evaluate_dataset(start, dataset) != fresh, (
+        "an operator of gain 0 is silent"
+    )
     second = train(grown, tmp_path / "grown", quiet=True, dataset=dataset)
     assert evaluate_dataset(load_checkpoint(second)[0], dataset) == evaluate_dataset(start, dataset)
     wider = make_network(tiny(model={"hidden_irreps": "6x0e+4x1o+2x2e"}).model, data)

@@ -1,4 +1,4 @@
-"""The composite action: its inputs reach the command, its exit codes are the verifier's, nothing is pasted into a shell."""
+"""The composite action: inputs reach the command, exit codes are the verifier's, nothing is pasted into a shell."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ def run_step(action, root, tmp_path):
     stub.chmod(stub.stat().st_mode | stat.S_IEXEC)
     python = folder / "python"
     module = "verify.trend"
-    python.write_text(f'#!/bin/sh\n[ "$2" = tracegrad.verify.trend ] && shift 2 && exec {sys.executable} -m {module} "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\n[ "$2" = tracegrad.verify.trend ] && shift 2 && exec {sys.executable} -m {module} "$@"\n'
+    )
     python.chmod(python.stat().st_mode | stat.S_IEXEC)
 
     def run(name: str, code: str = "0", **inputs: str) -> subprocess.CompletedProcess:

@@ -1,4 +1,4 @@
-"""Theorems 1 and 2 of TraceGrad hold for the method, and every impostor is rejected by the part that is meant for it."""
+"""Theorems 1 and 2 hold for the method, and every impostor is rejected by the part that is meant for it."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ def test_second_theorem_holds_to_degree_twelve_for_every_nonlinearity():
 
 
 @given(
-    irreps=st.lists(
-        st.tuples(st.integers(1, 3), st.integers(0, 12), st.sampled_from([-1, 1])), min_size=1, max_size=3
-    ),
+    irreps=st.lists(st.tuples(st.integers(1, 3), st.integers(0, 12), st.sampled_from([-1, 1])), min_size=1, max_size=3),
     kind=st.sampled_from(NONLINEARITIES),
     seed=st.integers(0, 1000),
 )
@@ -134,7 +132,7 @@ def test_operator_is_equivariant_for_any_irreps_and_nonlinearity(irreps, kind, s
     result = check_gradient_operator(
         operator, operator.irreps, scalar=operator.scalar, closed_form=operator.closed_form, seed=seed, trials=2
     )
-    assert result.passed or result.verdict is Verdict.SUSPECT and result.error < 1e-11, result.message
+    assert result.passed or (result.verdict is Verdict.SUSPECT and result.error < 1e-11), result.message
 
 
 def test_library_operator_passes_in_both_forms():

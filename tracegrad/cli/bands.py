@@ -50,7 +50,7 @@ def register(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Compute, draw and write as asked."""
     from tracegrad import physics
-    from tracegrad.physics.eigen import SMALLEST_OVERLAP
+    from tracegrad.physics.eigen import DENSE_LIMIT, SMALLEST_OVERLAP
 
     if options.points < 2:
         raise DataError(f"--points: expected at least 2, found {options.points}")
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> int:
             label, guess = other
             predicted[label] = physics.band_structure(guess, route, bands=options.bands, smallest_overlap=smallest)
             assert guess.hamiltonian is not None
-            if options.bands is None and structure.n_orbitals.sum() <= physics.bands.DENSE_LIMIT:
+            if options.bands is None and structure.n_orbitals.sum() <= DENSE_LIMIT:
                 extra["metrics"] = physics.compare_hamiltonians(guess.hamiltonian, structure, smallest_overlap=smallest)
             else:
                 extra["metrics"] = physics.gauge_errors(guess.hamiltonian, structure)
@@ -109,18 +109,20 @@ def _prediction(options: argparse.Namespace, structure: Structure) -> tuple[str,
     """Label and structure of the prediction: its Hamiltonian on the atoms and with the overlap of the first one."""
     from tracegrad.data import read_deeph
 
-    changed = structure.fields()
+    if not (options.checkpoint or options.predicted):
+        return None
+    label, hamiltonian = "predicted", None
     if options.checkpoint:
         from tracegrad.prediction import predict_like
 
         label, hamiltonian = predict_like(structure, options.checkpoint)
-    elif options.predicted:
-        label, hamiltonian = "predicted", read_deeph(options.predicted).hamiltonian
     else:
-        return None
+        hamiltonian = read_deeph(options.predicted).hamiltonian
     if hamiltonian is None:
         raise DataError(f"{options.predicted}: holds no Hamiltonian")
-    return label, type(structure)(**{**changed, "hamiltonian": hamiltonian}).validate(str(options.predicted or ""))
+    return label, type(structure)(**{**structure.fields(), "hamiltonian": hamiltonian}).validate(
+        str(options.predicted or "")
+    )
 
 
 def _densities(structure: Structure, other: tuple[str, Structure] | None) -> dict[str, Any]:
@@ -128,8 +130,9 @@ def _densities(structure: Structure, other: tuple[str, Structure] | None) -> dic
     import numpy as np
 
     from tracegrad import physics
+    from tracegrad.physics.bands import MESH_LENGTH
 
-    points = physics.k_mesh(physics.mesh_for(structure, 2 * physics.bands.MESH_LENGTH))
+    points = physics.k_mesh(physics.mesh_for(structure, 2 * MESH_LENGTH))
     named = {"dft": structure, **({other[0]: other[1]} if other else {})}
     energies = {name: physics.energies_at(each, points) for name, each in named.items()}
     first = energies["dft"]

@@ -57,16 +57,15 @@ def collect() -> dict[str, Any]:
     from tracegrad.training.checkpoint import versions
     from tracegrad.training.device import git_commit
 
-    gpus = (
-        [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
-    )
+    cache = published_folder("MG").parent
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
     return {
         "versions": versions(),
         "git_commit": git_commit(),
         "devices": {"cpu_threads": torch.get_num_threads(), "gpus": gpus},
         "bundled_data": sorted(path.stem for path in Path(BUNDLED_FOLDER).glob("*.h5")),
-        "data_cache": str(published_folder("").parent),
-        "fetched_data": sorted(path.name for path in published_folder("").parent.glob("*") if path.is_dir()),
+        "data_cache": str(cache),
+        "fetched_data": sorted(path.name for path in cache.glob("*") if path.is_dir()),
     }
 
 

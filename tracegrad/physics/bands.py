@@ -75,7 +75,7 @@ def k_path(structure: Structure, path: str | None = None, points: int = 60) -> K
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ASE's remarks on cells in an unusual setting
-            found = Cell(structure.cell).bandpath(path, npoints=points, pbc=periodic)
+            found = Cell(structure.cell).bandpath(path, npoints=points, pbc=periodic.tolist())
         distance, positions, labels = found.get_linear_kpoint_axis()
     except Exception as error:  # what ASE raises depends on the lattice
         raise DataError(f"no k-path {path or ''} for this cell ({type(error).__name__}: {error})") from error
@@ -150,10 +150,10 @@ def band_structure(
     hamiltonian, overlap = bloch_matrices(structure)
     fermi = structure.metadata.get("fermi_energy_eV")
     count = bands if bands is not None else SPARSE_BANDS if hamiltonian.size > dense_limit else None
-    if count is not None and not 0 < count < hamiltonian.size - 1:
-        raise DataError(f"expected 1..{hamiltonian.size - 2} bands, found {count}")
     if count is not None and fermi is None:
         raise DataError("expected a Fermi level to compute the bands near it, found none; give fermi_energy_eV")
+    if count is not None and not 0 < count < hamiltonian.size - 1:
+        raise DataError(f"expected 1..{hamiltonian.size - 2} bands, found {count}")
     states: list[States] = []
     for k in route.points:
         if count is None:

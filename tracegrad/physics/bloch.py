@@ -81,7 +81,7 @@ def bloch_matrices(structure: Structure) -> tuple[BlochSum, BlochSum]:
     for label in ("hamiltonian", "overlap"):
         if getattr(structure, label) is None:
             raise DataError(
-                f"{structure.name or 'structure'}: expected a {label} for energies and states, found none; "
+                f"{structure.name or 'structure'}: expected {label} blocks for energies and states, found none; "
                 "give a folder with both matrices (an overlap can be computed where the basis is ours)"
             )
     hamiltonian, overlap = structure.hamiltonian, structure.overlap

@@ -12,7 +12,7 @@ from tracegrad.data.blocks import match_keys
 from tracegrad.errors import DataError
 from tracegrad.physics.bands import band_gap, k_mesh, mesh_for, occupied_bands
 from tracegrad.physics.bloch import bloch_matrices, with_spin
-from tracegrad.physics.eigen import SMALLEST_OVERLAP, solve
+from tracegrad.physics.eigen import SMALLEST_OVERLAP, States, solve
 
 DEGENERATE = 1e-3  # eV; DFT states closer than this are compared as one subspace
 
@@ -80,13 +80,15 @@ def compare_hamiltonians(
     ks = k_mesh(mesh_for(structure)) if points is None else np.asarray(points, dtype=np.float64)
     hamiltonian, overlap = bloch_matrices(structure)
     other, _ = bloch_matrices(Structure(**{**structure.fields(), "hamiltonian": predicted}))
-    rows = []
+    rows: list[tuple[States, States, NDArray[np.complex128]]] = []
     for k in ks:
         s = overlap.dense(k)
-        pair = [solve(m.dense(k), s, vectors=True, smallest_overlap=smallest_overlap) for m in (hamiltonian, other)]
-        rows.append((pair[0], pair[1], s))
-    count = min(len(dft.energies) for dft, _, _ in rows)
-    energies = [np.array([row[n].energies[:count] for row in rows]) for n in (0, 1)]
+        dft, ours = (
+            solve(m.dense(k), s, vectors=True, smallest_overlap=smallest_overlap) for m in (hamiltonian, other)
+        )
+        rows.append((dft, ours, s))
+    count = min(len(first.energies) for first, _, _ in rows)
+    energies = [np.array([pair[n].energies[:count] for *pair, _ in rows]) for n in (0, 1)]
     occupied = min(occupied_bands(structure, energies[0]), count)
     errors = energies[1][:, :occupied] - energies[0][:, :occupied]
     single, space = np.mean([_similarities(dft, ours, s, occupied) for dft, ours, s in rows], axis=0)

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from tracegrad import __version__
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, ModelConfig, config_from_dict
 from tracegrad.data.structure import Orbitals
@@ -24,7 +25,7 @@ from tracegrad.model.build import NetworkConfig
 
 KIND = "tracegrad/network"
 FORMAT = 1
-PACKAGES = ("tracegrad", "torch", "numpy", "e3nn", "torch-geometric", "lightning", "ase", "h5py")
+PACKAGES = ("torch", "numpy", "e3nn", "torch-geometric", "lightning", "ase", "h5py")
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def describe(content: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "tracegrad": __version__}
     for package in PACKAGES:
         try:
             found[package] = metadata.version(package)

@@ -1,6 +1,7 @@
 """The checks: each takes a :class:`~..context.Context` and returns one verdict, or says that it does not apply."""
 
 from ..runner import Check
+from .budget import budget
 from .forces import force_consistency
 from .gradient import finite_difference, gradient, jvp_vjp
 from .graph import batch_independence, edge_permutation, far_fragment, supercell
@@ -50,8 +51,12 @@ GRAPH_CHECKS: dict[str, Check] = {
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
     "search": search,
+    "budget": budget,
 }
 """Checks of graph models, in the order of the report."""
 
-OPTIONAL_CHECKS: frozenset[str] = frozenset()
+OPTIONAL_CHECKS: frozenset[str] = frozenset({"budget"})
 """Checks that run only when they are named."""
+
+EXACT_CHECKS: frozenset[str] = frozenset({"rotation", "inversion", "gradient", "lie_derivative", "search"})
+"""Checks that an approximately equivariant model cannot pass; a budget in meV takes their place."""

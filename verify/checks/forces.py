@@ -1,4 +1,4 @@
-"""Forces are minus the gradient of the energy: symmetric forces can still be wrong, and then molecular dynamics heats up."""
+"""Forces are minus the gradient of the energy: symmetric forces can still be wrong, and then dynamics heats up."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Gradients: equivariance of the vector-Jacobian product, central differences, forward against reverse mode.
 
-The first finds a backward pass that breaks the symmetry, the second one that is wrong but symmetric (a detached branch, a
-rescaled gradient), the third compares the two modes of differentiation.
+The first finds a backward pass that breaks the symmetry, the second one that is wrong but symmetric (a detached
+branch, a rescaled gradient), the third compares the two modes of differentiation.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def require_gradients(context: Context) -> None:
 
 
 def gradient(context: Context) -> CheckResult:
-    """grad(g x; D w) = D grad(x; w) for Haar rotations with and without inversion; tolerance four times the forward one."""
+    """grad(g x; D w) = D grad(x; w) for rotations with and without inversion; tolerance 4 times the forward one."""
     require_gradients(context)
     subject = GradientSubject(context.subject, column_scales(context))
     inner = Context(subject, context.seed, TRIALS, context.tol)
@@ -198,7 +198,9 @@ def jvp_vjp(context: Context) -> CheckResult:
     tolerance = context.tol if context.tol is not None else GRADIENT_FACTOR * context.static
     verdict = verdict_of(error, tolerance, subject.dtype)
     message = "" if verdict is Verdict.PASS else "forward-mode and reverse-mode derivatives disagree"
-    return CheckResult("jvp_vjp", verdict, error, tolerance, message, 1, details={"forward": forward, "reverse": reverse})
+    return CheckResult(
+        "jvp_vjp", verdict, error, tolerance, message, 1, details={"forward": forward, "reverse": reverse}
+    )
 
 
 def _forward_mode(
@@ -214,4 +216,6 @@ def _forward_mode(
             terms = [w * p for w, p in zip(weights, parts, strict=True) if p is not None]
             return sum(float(t.double().sum()) for t in terms), sum(float(t.double().abs().sum()) for t in terms)
     except (RuntimeError, NotImplementedError) as error:
-        raise NotApplicable(f"forward-mode differentiation is not available: {str(error).splitlines()[0][:100]}") from error
+        raise NotApplicable(
+            f"forward-mode differentiation is not available: {str(error).splitlines()[0][:100]}"
+        ) from error

@@ -1,4 +1,4 @@
-"""What a graph model must respect besides rotations: the numbering, the batch, the distance, and the choice of the cell."""
+"""What a graph model must respect besides rotations: numbering, batch, distance, and the choice of the cell."""
 
 from __future__ import annotations
 
@@ -95,7 +95,10 @@ def batch_independence(context: Context) -> CheckResult:
         left = target.evaluate([image])
         right = [[np.concatenate(column)] for column in alone]
         totals = [[np.sum(column, axis=0)] for column in alone]
-        right = [t if s.level == "total" and len(x[0]) != len(r[0]) else r for s, t, x, r in zip(target.outputs, totals, left, right, strict=True)]
+        right = [
+            t if s.level == "total" and len(x[0]) != len(r[0]) else r
+            for s, t, x, r in zip(target.outputs, totals, left, right, strict=True)
+        ]
         return left, right
 
     if subject.adapter.batch([context.states[0].graph] * 2) is None:
@@ -105,7 +108,9 @@ def batch_independence(context: Context) -> CheckResult:
 
 def _distorted(adapter: GraphAdapter, graph: Any) -> Any:
     """Copy with all points 3 % further apart: statistics over the batch would differ."""
-    return adapter.with_leaves(graph, [x.value * 1.03 if x.law.kind == "points" else x.value for x in adapter.leaves(graph)])
+    return adapter.with_leaves(
+        graph, [x.value * 1.03 if x.law.kind == "points" else x.value for x in adapter.leaves(graph)]
+    )
 
 
 def far_fragment(context: Context) -> CheckResult:
@@ -138,7 +143,13 @@ def supercell(context: Context) -> CheckResult:
         def both(target: Subject, state: State) -> Pair:
             graph = _adapter(target).tile(state.graph, repeats)
             offsets, n = cells(repeats), len(state.labels)
-            image = GraphState(graph, np.tile(state.labels, len(offsets)), np.repeat(offsets, n, axis=0), np.array(repeats), state.limit)
+            image = GraphState(
+                graph,
+                np.tile(state.labels, len(offsets)),
+                np.repeat(offsets, n, axis=0),
+                np.array(repeats),
+                state.limit,
+            )
             left, base = target.evaluate([image]), target.evaluate([state])
             right = [
                 [np.repeat(x[0], len(offsets), axis=0)] if s.level in ("node", "edge") else [x[0] * len(offsets)]

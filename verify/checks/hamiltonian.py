@@ -1,4 +1,4 @@
-"""Symmetries of a predicted Hamiltonian: H(j, i, -R) = H(i, j, R)^+, and time reversal of non-magnetic spinful blocks."""
+"""Symmetries of a predicted Hamiltonian: H(j, i, -R) = H(i, j, R)^+, and time reversal of non-magnetic blocks."""
 
 from __future__ import annotations
 
@@ -62,6 +62,8 @@ def time_reversal(context: Context) -> CheckResult:
     for key, block in blocks.items():
         rows, columns = block.shape[0] // 2, block.shape[1] // 2
         uu, ud, du, dd = block[:rows, :columns], block[:rows, columns:], block[rows:, :columns], block[rows:, columns:]
-        gap = max(float(np.max(np.abs(dd - uu.conj()), initial=0.0)), float(np.max(np.abs(du + ud.conj()), initial=0.0)))
+        gap = max(
+            float(np.max(np.abs(dd - uu.conj()), initial=0.0)), float(np.max(np.abs(du + ud.conj()), initial=0.0))
+        )
         errors[str(key)] = gap / scale if scale > 0 else gap
     return _result(context, "time_reversal", errors, "the blocks are not time-reversal symmetric")

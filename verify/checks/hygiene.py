@@ -1,4 +1,4 @@
-"""What every equivariance test silently assumes: the same answer twice, inputs left alone, one precision, an answer at all."""
+"""What every equivariance test silently assumes: the same answer twice, inputs left alone, one precision, an answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def determinism(context: Context) -> CheckResult:
     if device != "cpu" and not torch.are_deterministic_algorithms_enabled():
         tolerance = JITTER_FACTOR * max(float(np.max(j.relative, initial=0.0)) for j in context.jitter)
     verdict = verdict_of(error, tolerance, context.subject.dtype)
-    message = "" if verdict is Verdict.PASS else "two calls with the same input differ: dropout or noise left on, or a changing state"
+    message = (
+        ""
+        if verdict is Verdict.PASS
+        else "two calls with the same input differ: dropout or noise left on, or a changing state"
+    )
     return CheckResult("determinism", verdict, error, tolerance, message, 4, details={"device": device})
 
 
@@ -48,7 +52,7 @@ class _NarrowingWatch(TorchDispatchMode):
     """Records operations that turn a tensor of the run's dtype into a narrower floating-point one."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype, self.narrow = dtype, _NARROW[dtype]
         self.found: dict[str, int] = {}
 
@@ -57,8 +61,16 @@ class _NarrowingWatch(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = str(func)
-        outputs = [result] if isinstance(result, Tensor) else [r for r in result or () if isinstance(r, Tensor)] if isinstance(result, (tuple, list)) else []
-        if any(o.dtype in self.narrow for o in outputs) and not any(part in name for part in ("_like", "new_", "empty")):
+        outputs = (
+            [result]
+            if isinstance(result, Tensor)
+            else [r for r in result or () if isinstance(r, Tensor)]
+            if isinstance(result, (tuple, list))
+            else []
+        )
+        if any(o.dtype in self.narrow for o in outputs) and not any(
+            part in name for part in ("_like", "new_", "empty")
+        ):
             inputs = [a for a in args if isinstance(a, Tensor)]
             if any(a.dtype is self.dtype for a in inputs):
                 key = f"{name} -> {next(o.dtype for o in outputs if o.dtype in self.narrow)}"
@@ -79,7 +91,9 @@ def dtype_leak(context: Context) -> CheckResult:
     }
     count = len(wrong) + len(watch.found)
     verdict = Verdict.PRECISION if count else Verdict.PASS
-    reasons = [f"{name} is {dtype}" for name, dtype in wrong.items()] + [f"inside: {op} ({n}x)" for op, n in watch.found.items()]
+    reasons = [f"{name} is {dtype}" for name, dtype in wrong.items()] + [
+        f"inside: {op} ({n}x)" for op, n in watch.found.items()
+    ]
     details = {"outputs": wrong, "operations": watch.found}
     return CheckResult("dtype_leak", verdict, float(count), 0.0, "; ".join(reasons[:3]), 1, details=details)
 
@@ -87,15 +101,24 @@ def dtype_leak(context: Context) -> CheckResult:
 def vacuity(context: Context) -> CheckResult:
     """Outputs are finite, no block is dead, and they depend on the inputs.
 
-    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. Input irreps that no
-    output depends on are listed, since a fault behind them cannot be seen.
+    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. Input irreps
+    that no output depends on are listed, since a fault behind them cannot be seen.
     """
     if not context.finite:
-        bad = {s.name: int(sum((~np.isfinite(t)).sum() for t in c)) for s, c in zip(context.subject.outputs, context.base, strict=True)}
-        return CheckResult("vacuity", Verdict.VACUOUS, float("inf"), 0.0, f"not finite: {bad}", len(context.states), details=bad)
+        bad = {
+            s.name: int(sum((~np.isfinite(t)).sum() for t in c))
+            for s, c in zip(context.subject.outputs, context.base, strict=True)
+        }
+        return CheckResult(
+            "vacuity", Verdict.VACUOUS, float("inf"), 0.0, f"not finite: {bad}", len(context.states), details=bad
+        )
     dead = _dead_outputs(context)
     inert, moved = _dead_inputs(context)
-    undeclared = [name for name, irrep in dead if irrep not in context.allow_zero and irrep.split("x")[-1] not in context.allow_zero]
+    undeclared = [
+        name
+        for name, irrep in dead
+        if irrep not in context.allow_zero and irrep.split("x")[-1] not in context.allow_zero
+    ]
     reasons = []
     if sum(len(c[0]) for c in context.base) == 0:
         reasons.append("the outputs have no rows")
@@ -129,7 +152,9 @@ def _dead_inputs(context: Context) -> tuple[list[str], bool]:
     state = context.states[0]
     base = subject.evaluate([state])
     leaves = subject.leaves(state)
-    parts = [(i, leaf, b.name, slice(b.start, b.stop)) for i, leaf in enumerate(leaves) for b in leaf.law.blocks][:MAX_PROBED]
+    parts = [(i, leaf, b.name, slice(b.start, b.stop)) for i, leaf in enumerate(leaves) for b in leaf.law.blocks][
+        :MAX_PROBED
+    ]
     inert, live = [], False
     for index, leaf, name, columns in parts:
         changed = subject.evaluate([_perturbed(subject, state, leaves, index, columns, rng)])
@@ -140,7 +165,9 @@ def _dead_inputs(context: Context) -> tuple[list[str], bool]:
     return inert, live
 
 
-def _perturbed(subject: Any, state: State, leaves: Sequence[Leaf], index: int, columns: slice, rng: np.random.Generator) -> State:
+def _perturbed(
+    subject: Any, state: State, leaves: Sequence[Leaf], index: int, columns: slice, rng: np.random.Generator
+) -> State:
     values = [leaf.value.clone() for leaf in leaves]
     part = values[index][..., columns]
     size = float(part.double().square().mean().sqrt()) or 1.0

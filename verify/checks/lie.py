@@ -1,8 +1,8 @@
 """Lie derivative: the generators of rotation annihilate an equivariant map.
 
-For each axis a: J_f(x) (A_a x) = B_a f(x), with the generators A_a of the inputs and B_a of the outputs. Tested against random
-cotangents w: <J^T w, A_a x> = <w, B_a f(x)>, one reverse pass per w; needs neither Wigner-D nor a finite rotation.
-Source: Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, ICLR 2023, Eq. (3).
+For each axis a: J_f(x) (A_a x) = B_a f(x), with the generators A_a of the inputs and B_a of the outputs. Tested
+against random cotangents w: <J^T w, A_a x> = <w, B_a f(x)>, one reverse pass per w; needs neither Wigner-D nor a
+finite rotation. Source: Gruver et al., *The Lie Derivative for Measuring Learned Equivariance*, ICLR 2023, Eq. (3).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..result import CheckResult, Verdict
 from ..subject import State, Subject, quiet
 from ..tolerances import GRADIENT_FACTOR, verdict_of
 from ..wigner import Array
-from .gradient import require_gradients, column_scales
+from .gradient import column_scales, require_gradients
 
 STATES = 2
 PROBES = 3
@@ -50,7 +50,9 @@ def _axis_errors(subject: Subject, state: State, weights: list[Array], values: l
     slopes = [g.detach().to("cpu", torch.float64).numpy() for g in grads]
     errors = np.zeros(3)
     for axis in range(3):
-        inner = [g * leaf.law.act_generator(x[None], axis)[0] for g, leaf, x in zip(slopes, leaves, inputs, strict=True)]
+        inner = [
+            g * leaf.law.act_generator(x[None], axis)[0] for g, leaf, x in zip(slopes, leaves, inputs, strict=True)
+        ]
         laws = [spec.law for spec in subject.outputs]
         outer = [w * law.act_generator(y[None], axis)[0] for w, law, y in zip(weights, laws, values, strict=True)]
         left, right = sum(float(t.sum()) for t in inner), sum(float(t.sum()) for t in outer)

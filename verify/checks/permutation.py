@@ -36,9 +36,11 @@ def node_permutation(context: Context) -> CheckResult:
         "node_permutation",
         (left, right),
         states=states,
-        sides_of=lambda k: lambda target, state: (
-            target.evaluate([permuted(target, state, orders[k])]),
-            _reordered(target.evaluate([state]), [orders[k]], rows),
+        sides_of=lambda k: (
+            lambda target, state: (
+                target.evaluate([permuted(target, state, orders[k])]),
+                _reordered(target.evaluate([state]), [orders[k]], rows),
+            )
         ),
     )
     if not result.passed:

@@ -2,9 +2,10 @@
 
 These samples are chosen, not drawn from the Haar measure: they never enter the rule of three.
 
-An error at an input where a 1-ulp change already moves the output as much (ties of a pooling, the frame of a collinear cloud,
-an edge at the cutoff) is a discontinuity, not a broken symmetry; it is listed and does not fail. The noise is
-measured in generic orientations: digits lost in a special one alone (an angle from ``acos`` at the pole) break the symmetry.
+An error at an input where a 1-ulp change already moves the output as much (ties of a pooling, the frame of a
+collinear cloud, an edge at the cutoff) is a discontinuity, not a broken symmetry; it is listed and does not fail. The
+noise is measured in generic orientations: digits lost in a special one alone (an angle from ``acos`` at the pole)
+break the symmetry.
 """
 
 from __future__ import annotations
@@ -97,10 +98,9 @@ class Searcher:
             deviation = deviations(a, b, spec.law)
             blocks = spec.law.blocks or spec.law.blocks_of(1)
             for i in range(deviation.error.shape[1]):
-                row = BlockError(
-                    spec.name, i, blocks[i].name, float(deviation.error[0, i]), float(deviation.peak[0, i]),
-                    float(deviation.scale[0, i]), float(jitter.relative[i]), float(limit[i]), self.tally.trials,
-                )  # fmt: skip
+                figures = (float(t[0, i]) for t in (deviation.error, deviation.peak, deviation.scale))
+                bounds = (float(jitter.relative[i]), float(limit[i]))
+                row = BlockError(spec.name, i, blocks[i].name, *figures, *bounds, self.tally.trials)
                 if found is None or row.ratio > found.ratio:
                     found = row
         return found
@@ -177,14 +177,16 @@ def _hypothesis(searcher: Searcher, examples: int) -> None:
         size=st.integers(0, rows),
         number=st.integers(0, 2**16),
     )
-    def explore(q: tuple[int, ...], inversion: bool, exponent: int, shape: str, live: int, size: int, number: int) -> None:
+    def explore(
+        q: tuple[int, ...], inversion: bool, exponent: int, shape: str, live: int, size: int, number: int
+    ) -> None:
         quaternion = np.array([q], dtype=float)
         if not quaternion.any():
             quaternion[0, 0] = 1.0
         design = Design(number, shape, exponent, live, size)
         drawn = designed(context.subject, state, design)
         if drawn is None:
-            return
+            drawn = state
         ratio = searcher.ratio(drawn, Elements.of(quaternion, inversion), f"search: {design.label}")
         directions = context.subject.directions(drawn)
         if len(directions):

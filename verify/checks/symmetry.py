@@ -62,5 +62,7 @@ def translation(context: Context) -> CheckResult:
     shifts = np.clip(rng.normal(scale=SHIFT, size=(count, 3)), -MAX_SHIFT, MAX_SHIFT)
     elements = Elements.of(np.tile([1.0, 0.0, 0.0, 0.0], (count, 1)), False, shifts)
     extra = bands(context.subject.dtype).eps * float(np.linalg.norm(shifts, axis=1).max())
-    conditioning = max(float(np.max(j.relative, initial=0.0)) for j in context.jitter) / bands(context.subject.dtype).eps
+    conditioning = (
+        max(float(np.max(j.relative, initial=0.0)) for j in context.jitter) / bands(context.subject.dtype).eps
+    )
     return _check(context, "translation", elements, extra * max(1.0, conditioning))

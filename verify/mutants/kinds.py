@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..result import CheckResult, Report
+from ..result import CheckResult
 from .network import Fault, Network
 
 
@@ -46,7 +46,7 @@ class Mutant:
     family: str
     title: str
     build: Callable[[int], Subject] | None = None
-    run: Callable[[int], CheckResult | Report] | None = None
+    run: Callable[[int], CheckResult] | None = None
     precedent: str = ""
     control: bool = False
     found_by: str = ""

@@ -1,0 +1,262 @@
+"""From atoms to a DeepH folder: the same blocks as for a structure of the data, Hermitian, with their sources."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.io import write
+
+from tracegrad.cli import main
+from tracegrad.data import Blocks, Structure, load_dataset, read_deeph, write_deeph
+from tracegrad.errors import CheckpointError, DataError
+from tracegrad.physics import energies_at
+from tracegrad.prediction import (
+    Predictor,
+    hermitian_part,
+    predict,
+    predict_like,
+    read_atoms,
+    structure_from_atoms,
+    write_prediction,
+)
+
+
+def as_atoms(structure: Structure) -> Atoms:
+    """Return the atoms of a structure."""
+    return Atoms(structure.numbers, structure.positions, cell=structure.cell, pbc=structure.pbc)
+
+
+@pytest.fixture(scope="module")
+def graphene() -> Structure:
+    """Return a test structure of the bundled set."""
+    return load_dataset("MG").test[0]
+
+
+def largest_difference(first: Blocks, second: Blocks) -> float:
+    """Return the largest difference of the blocks that both hold."""
+    ours, theirs = first.completed().to_dict(), second.completed().to_dict()
+    return max(float(np.abs(ours[key] - theirs[key]).max()) for key in ours.keys() & theirs.keys())
+
+
+def test_atoms_are_predicted_as_the_structure_they_came_from(checkpoint: Path, graphene: Structure) -> None:
+    found = predict(as_atoms(graphene), checkpoint, overlap="none")
+    setting, expected = predict_like(graphene, checkpoint)
+    assert found.hamiltonian is not None
+    assert (setting, found.hamiltonian.n_edges) == ("DeepHE3+TraceGrad", expected.n_edges)
+    assert largest_difference(found.hamiltonian, expected) < 1e-9
+    assert found.metadata["cutoff_A"] == 7.5
+    moved = as_atoms(graphene)
+    moved.positions[0] += 0.05
+    other = predict(moved, checkpoint, overlap="none").hamiltonian
+    assert other is not None
+    assert largest_difference(other, expected) > 1e-3
+
+
+def test_prediction_is_hermitian_and_carries_its_sources(checkpoint: Path, graphene: Structure) -> None:
+    pytest.importorskip("pyscf", reason="needs PySCF (pip install tracegrad[dft])")
+    found = predict(as_atoms(graphene), checkpoint)
+    assert found.hamiltonian is not None
+    assert found.overlap is not None
+    assert graphene.overlap is not None
+    assert found.hamiltonian.completed().hermiticity_defect() < 1e-12
+    assert largest_difference(found.overlap, graphene.overlap) < 1e-7
+    assert found.metadata["overlap_source"].startswith("PySCF")
+    assert "72 electrons, 3x3x1 k-points" in found.metadata["fermi_source"]
+    energies = energies_at(found, [[0.0, 0, 0]])[0]
+    assert energies[30] < found.metadata["fermi_energy_eV"] < energies[41]
+
+
+def test_spinful_prediction_has_kramers_pairs(spinful: Path) -> None:
+    structure = load_dataset("BB").test[0]
+    found = predict(as_atoms(structure), spinful, overlap=structure.overlap)
+    assert found.hamiltonian is not None
+    assert found.hamiltonian.is_complex
+    assert found.hamiltonian.completed().hermiticity_defect() < 1e-12
+    energies = energies_at(found, [[0.0, 0, 0], [0.5, 0, 0]])
+    assert np.abs(energies[:, ::2] - energies[:, 1::2]).max() < 1e-6
+
+
+def test_the_pairs_of_a_given_overlap_are_predicted(foreign: Path, graphene: Structure, tmp_path: Path) -> None:
+    bare = Structure(**{**graphene.fields(), "hamiltonian": None})
+    folder = write_deeph(bare, tmp_path / "s")
+    setting, expected = predict_like(graphene, foreign)
+    for overlap in (folder, folder / "overlaps.h5", graphene.overlap):
+        found = predict(as_atoms(graphene), foreign, overlap=overlap, fermi_energy=-4.5)
+        assert found.hamiltonian is not None
+        assert found.overlap is not None
+        assert graphene.overlap is not None
+        assert largest_difference(found.hamiltonian, expected) < 1e-9
+        assert largest_difference(found.overlap, graphene.overlap) == 0.0
+        assert found.metadata["fermi_source"] == "given"
+    assert setting
+    without = predict(as_atoms(graphene), foreign)
+    assert without.overlap is None
+    assert without.metadata["fermi_energy_eV"] is None
+    assert "another basis" in without.metadata["overlap_source"]
+    shorter = predict(as_atoms(graphene), foreign, overlap=folder, r_max=3.0, fermi_energy=0.0)
+    assert shorter.hamiltonian is not None
+    assert shorter.hamiltonian.n_edges < expected.n_edges / 3
+
+
+def test_an_overlap_of_other_atoms_or_of_longer_pairs_is_refused(
+    foreign: Path, graphene: Structure, tmp_path: Path
+) -> None:
+    folder = write_deeph(Structure(**{**graphene.fields(), "hamiltonian": None}), tmp_path / "s")
+    fewer = as_atoms(graphene)[:-1]
+    for overlap in (folder, folder / "overlaps.h5"):
+        with pytest.raises(DataError):
+            predict(fewer, foreign, overlap=overlap)
+    stretched = as_atoms(graphene)
+    stretched.set_cell(1.1 * graphene.cell, scale_atoms=True)
+    with pytest.raises(DataError, match="--r-max"):
+        predict(stretched, foreign, overlap=folder)
+    with pytest.raises(DataError, match="not found"):
+        predict(fewer, foreign, overlap=tmp_path / "none.h5")
+
+
+def test_molecules_get_a_vacuum_and_no_neighbour_from_it(checkpoint: Path) -> None:
+    atoms = molecule("C6H6")[:6]
+    structure = structure_from_atoms(atoms, {6: (0, 0, 1, 1, 2)}, False)
+    assert not structure.pbc.any()
+    assert np.diag(structure.cell).min() >= 30.0
+    found = predict(atoms, checkpoint, overlap="none")
+    assert found.hamiltonian is not None
+    assert found.hamiltonian.n_edges == 6 + 15
+    assert not found.hamiltonian.cell_shift.any()
+
+
+def test_what_cannot_be_predicted_is_refused(checkpoint: Path, graphene: Structure, tmp_path: Path) -> None:
+    atoms = as_atoms(graphene)
+    atoms.numbers[0] = 7
+    with pytest.raises(DataError, match="no orbitals for N"):
+        predict(atoms, checkpoint)
+    with pytest.raises(DataError, match="no atoms"):
+        predict(Atoms(), checkpoint)
+    atoms = as_atoms(graphene)
+    atoms.positions[0, 0] = np.nan
+    with pytest.raises(DataError, match="NaN"):
+        predict(atoms, checkpoint)
+    with pytest.raises(DataError, match="r_max"):
+        predict(as_atoms(graphene), checkpoint, r_max=-1.0)
+    unknown = Predictor.load(checkpoint)
+    unknown = Predictor(unknown.model, unknown.setting, unknown.data, None, "x.ckpt")
+    with pytest.raises(CheckpointError, match="--r-max"):
+        unknown(as_atoms(graphene), overlap="none")
+    for name, content in (("a.cif", "data_\nloop_\n"), ("b.xyz", "3\n\nC 0 0"), ("c.strange", "\x00")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(DataError, match=name):
+            read_atoms(tmp_path / name)
+
+
+def test_hermitian_part_is_a_projection() -> None:
+    random = np.random.default_rng(0)
+    keys = [(0, 0, 0, 0, 0), (1, 0, 0, 0, 0), (-1, 0, 0, 0, 0)]
+    blocks = Blocks.from_dict({key: random.normal(size=(3, 3)) for key in keys})
+    assert blocks.hermiticity_defect() > 0.1
+    once = hermitian_part(blocks)
+    assert once.is_half
+    assert once.completed().hermiticity_defect() < 1e-15
+    assert largest_difference(hermitian_part(once), once) == 0.0
+
+
+@pytest.mark.parametrize("suffix", ["cif", "vasp", "xyz"])
+@pytest.mark.parametrize("form", ["legacy", "new"])
+def test_command_writes_a_folder_that_reads_back(
+    suffix: str, form: str, checkpoint: Path, graphene: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / f"sheet.{suffix}"
+    write(source, as_atoms(graphene), format="extxyz" if suffix == "xyz" else suffix)
+    command = ["predict", str(checkpoint), str(source), "--overlap", "none", "--form", form, "--json"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["atoms"], facts["form"], facts["cutoff_A"]) == (18, form, 7.5)
+    stored = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert stored["fermi_source"] == facts["fermi_source"]
+    found = read_deeph(tmp_path / "out")
+    _, expected = predict_like(graphene, checkpoint)
+    assert found.hamiltonian is not None
+    assert found.hamiltonian.n_edges == 2 * expected.n_edges - 18
+    if suffix != "cif":  # a cif file may turn the lattice
+        assert largest_difference(found.hamiltonian, expected) < 1e-4
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
+    assert "not empty" in capsys.readouterr().err
+
+
+def test_faults_end_with_a_message_and_leave_nothing_behind(
+    checkpoint: Path, graphene: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "sheet.vasp"
+    write(source, as_atoms(graphene))
+    short = tmp_path / "short.ckpt"
+    short.write_bytes(checkpoint.read_bytes()[:-2000])
+    for network, message in ((short, "truncated"), (tmp_path / "none.ckpt", "not found"), (source, "not a checkpoint")):
+        assert main(["predict", str(network), str(source), "--out", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    assert main(["predict", str(checkpoint), str(source), "--overlap", "none", "--out", str(blocked / "out")]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "sheet.vasp", "short.ckpt"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_a_read_only_folder_is_named(checkpoint: Path, graphene: Structure, tmp_path: Path) -> None:
+    found = predict(as_atoms(graphene), checkpoint, overlap="none")
+    tmp_path.chmod(0o555)
+    try:
+        with pytest.raises(DataError, match="cannot be written"):
+            write_prediction(found, tmp_path / "out")
+    finally:
+        tmp_path.chmod(0o755)
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    checkpoint: Path, graphene: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = predict(as_atoms(graphene), checkpoint, overlap="none")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("tracegrad.data.deeph_write._write_legacy", full)
+    with pytest.raises(DataError, match="No space left"):
+        write_prediction(found, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bands_command_draws_dft_and_prediction(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bands", "MG/MG_test_000", "--checkpoint", str(checkpoint), "--points", "16", "--out", str(tmp_path)]
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    content = json.loads((tmp_path / "bands_MG_test_000.json").read_text())
+    assert (tmp_path / "bands_MG_test_000.png").read_bytes().startswith(b"\x89PNG")
+    assert content["metrics"] == facts["metrics"]
+    assert np.shape(content["dft"]) == (16, 234)
+    assert np.shape(content["predicted"]["DeepHE3+TraceGrad"]) == (16, 234)
+    assert [label for _, label in content["ticks"]] == ["G", "M", "K", "G"]
+    assert content["metrics"]["gap_dft"] == pytest.approx(0.188, abs=1e-3)  # the gap lies at Γ of the 3x3 mesh
+    assert main(["bands", "MG/MG_tset_000", "--out", str(tmp_path)]) == 2
+    assert "MG_test_000" in capsys.readouterr().err
+
+
+def test_bands_of_a_folder_with_its_density_of_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_deeph(load_dataset("BB").test[0], tmp_path / "bismuth")
+    assert main(["bands", str(folder), "--points", "5", "--path", "GM", "--dos", "--out", str(tmp_path / "b")]) == 0
+    assert "5 k-points along G-M, 104 bands" in capsys.readouterr().out
+    content = json.loads((tmp_path / "b" / "bands_bismuth.json").read_text())
+    energy, density = np.array(content["dos"]["energy_eV"]), np.array(content["dos"]["density"]["dft"])
+    assert density.shape == energy.shape
+    assert density.max() > 1.0
+    assert main(["bands", str(folder), "--path", "GQ", "--out", str(tmp_path / "b")]) == 2
+    assert main(["bands", str(tmp_path), "--out", str(tmp_path / "b")]) == 2
+    assert main(["bands", str(folder), "--predicted", str(tmp_path / "none"), "--out", str(tmp_path / "b")]) == 2

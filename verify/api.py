@@ -63,18 +63,12 @@ def verify_equivariance(
     Raises:
         VerificationError: function, irreps and inputs do not fit together.
     """
-    if not isinstance(trials, int) or trials < 1:
-        raise VerificationError(f"trials is {trials!r}, expected a positive integer")
+    _require_trials(trials)
     names = selected(checks, FUNCTION_CHECKS, OPTIONAL_CHECKS)
     subject = FunctionSubject(func, irreps_in, irreps_out, inputs, dtype, basis)
     context = Context(subject, seed, trials, tol, search, tuple(allow_zero))
     settings = {
-        "seed": seed,
-        "trials": trials,
-        "dtype": str(dtype),
-        "tol": tol,
-        "search": search,
-        "checks": names,
+        **_settings(context, names),
         "irreps_in": [law.text for law in subject.laws],
         "irreps_out": [spec.law.text for spec in subject.outputs],
         "basis": basis,
@@ -122,8 +116,7 @@ def verify_model(
     Raises:
         VerificationError: model, graph and adapter do not fit together.
     """
-    if not isinstance(trials, int) or trials < 1:
-        raise VerificationError(f"trials is {trials!r}, expected a positive integer")
+    _require_trials(trials)
     names = selected(checks, GRAPH_CHECKS, OPTIONAL_CHECKS)
     if budget_mev is not None:
         names = [*(n for n in names if n not in EXACT_CHECKS and n != "budget"), "budget"]
@@ -131,12 +124,7 @@ def verify_model(
     subject = GraphSubject(model, graph, chosen, dtype)
     context = Context(subject, seed, trials, tol, search, tuple(allow_zero), budget_mev)
     settings = {
-        "seed": seed,
-        "trials": trials,
-        "dtype": str(dtype),
-        "tol": tol,
-        "search": search,
-        "checks": names,
+        **_settings(context, names),
         "budget_mev": budget_mev,
         "adapter": type(chosen).__name__,
         "nodes": chosen.num_nodes(graph),
@@ -144,6 +132,23 @@ def verify_model(
     }
     basis: list[Basis] = [s.law.basis for s in subject.outputs if s.law.kind == "irreps"] or ["e3nn"]
     return run_checks(context, names, GRAPH_CHECKS, basis=basis[0], diagnose=diagnose, settings=settings)
+
+
+def _require_trials(trials: Any) -> None:
+    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
+        raise VerificationError(f"trials is {trials!r}, expected a positive integer")
+
+
+def _settings(context: Context, names: Sequence[str]) -> dict[str, Any]:
+    """What repeats a run."""
+    return {
+        "seed": context.seed,
+        "trials": context.trials,
+        "dtype": str(context.subject.dtype),
+        "tol": context.tol,
+        "search": context.search,
+        "checks": list(names),
+    }
 
 
 def find_adapter(model: Any, graph: Any) -> GraphAdapter:

@@ -200,9 +200,7 @@ class Context:
             laws = spec.law.blocks or spec.law.blocks_of(1)
             for b in range(width):
                 k = int(trial[b])
-                figures = (float(t[k, b]) for t in (deviation.error, deviation.peak, deviation.scale))
-                bounds = (float(jitter.relative[b]), float(limit[b]))
-                rows.append(BlockError(spec.name, b, laws[b].name, *figures, *bounds, k, bool(deviation.zero[b])))
+                rows.append(deviation.block(spec.name, laws[b].name, b, k, jitter, float(limit[b])))
         return rows
 
     def _second_look(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .representation import Representation
+from .result import BlockError
 from .tolerances import ZERO_FACTOR
 from .wigner import Array
 
@@ -45,6 +46,21 @@ class Deviation:
     peak: Array
     scale: Array
     zero: np.ndarray
+
+    def block(self, output: str, irrep: str, index: int, trial: int, jitter: Jitter, tolerance: float) -> BlockError:
+        """Record of one block at one trial."""
+        return BlockError(
+            output=output,
+            block=index,
+            irrep=irrep,
+            error=float(self.error[trial, index]),
+            peak=float(self.peak[trial, index]),
+            scale=float(self.scale[trial, index]),
+            jitter=float(jitter.relative[index]),
+            tolerance=tolerance,
+            trial=trial,
+            zero=bool(self.zero[index]),
+        )
 
 
 def _reduce(values: Array, starts: Sequence[int], sizes: Array) -> Array:

@@ -12,6 +12,7 @@ from .context import Context
 from .function_subject import FunctionSubject
 from .group import Elements, simple_quaternions
 from .replay import case_error, function_source
+from .representation import Block
 from .result import Counterexample
 from .states import live_blocks
 from .subject import State, Subject
@@ -130,14 +131,13 @@ class Shrinker:
                     break
 
 
-def _single_copies(blocks: Iterable[tuple[int, object]]) -> Iterator[tuple[int, slice]]:
+def _single_copies(blocks: Iterable[tuple[int, Block]]) -> Iterator[tuple[int, slice]]:
     """The first copy of every irrep, then every irrep with all its copies."""
     whole = []
     for index, block in blocks:
-        start, stop, mul = block.start, block.stop, block.mul
-        yield index, slice(start, start + (stop - start) // mul)
-        if mul > 1:
-            whole.append((index, slice(start, stop)))
+        yield index, slice(block.start, block.start + (block.stop - block.start) // block.mul)
+        if block.mul > 1:
+            whole.append((index, slice(block.start, block.stop)))
     yield from whole
 
 

@@ -116,7 +116,7 @@ class _Layers(nn.Module):
         self.embedding = _linear(model.embedding)
         self.node_updates = nn.ModuleList(_E3nnUpdate(update) for update in model.node_updates)
         self.edge_updates = nn.ModuleList(_E3nnUpdate(update) for update in model.edge_updates)
-        self.inductions = nn.ModuleList(_E3nnInduction(induction) for induction in model.inductions)
+        self.inductions = nn.ModuleList(E3nnInduction(induction) for induction in model.inductions)
         self.decoder = _linear(model.decoder.linear)
         for k, layout in enumerate(model.layouts_edge):
             self.register_buffer(f"channel_{k}", _component_channel(layout))
@@ -231,8 +231,12 @@ class _E3nnNorm(nn.Module):
         return torch.cat(fields, dim=1)
 
 
-class _E3nnInduction(nn.Module):
-    """``z``, and ``v`` by automatic differentiation through e3nn's tensor product, as the authors' code has it."""
+class E3nnInduction(nn.Module):
+    """``z``, and ``v`` by automatic differentiation through e3nn's tensor product, as the authors' code has it.
+
+    Args:
+        induction: the operator whose weights are used.
+    """
 
     def __init__(self, induction: GradientInduction) -> None:
         super().__init__()
@@ -261,6 +265,7 @@ class _E3nnInduction(nn.Module):
         return torch.cat(matrices)
 
     def value(self, edges: Tensor, induction: GradientInduction) -> Tensor:
+        """``z`` alone."""
         form = induction.quadratic
         if isinstance(form, LowRankForm):
             projected = self.projection(edges, form.projection.weight)
@@ -271,6 +276,7 @@ class _E3nnInduction(nn.Module):
     def forward(
         self, edges: Tensor, induction: GradientInduction, operator: bool, training: bool
     ) -> tuple[Tensor, Tensor]:
+        """``z`` and ``v`` of features in the global frame, ``(E, dim)``; ``v`` is the input where there is no operator."""
         if not operator:
             return self.value(edges, induction), edges
         record = torch.is_grad_enabled()

@@ -43,6 +43,7 @@ def column_scales(context: Context) -> list[Array]:
 
 
 def require_gradients(context: Context) -> None:
+    """Raise NotApplicable, with the reason, where there is no gradient to be tested."""
     with quiet(context.subject.dtype):
         try:
             possible = differentiable(context.subject, context.states[0])

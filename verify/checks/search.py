@@ -98,9 +98,7 @@ class Searcher:
             deviation = deviations(a, b, spec.law)
             blocks = spec.law.blocks or spec.law.blocks_of(1)
             for i in range(deviation.error.shape[1]):
-                figures = (float(t[0, i]) for t in (deviation.error, deviation.peak, deviation.scale))
-                bounds = (float(jitter.relative[i]), float(limit[i]))
-                row = BlockError(spec.name, i, blocks[i].name, *figures, *bounds, self.tally.trials)
+                row = deviation.block(spec.name, blocks[i].name, i, 0, jitter, float(limit[i]))
                 if found is None or row.ratio > found.ratio:
                     found = row
         return found

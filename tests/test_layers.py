@@ -21,6 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("tracegrad.config",),
     ("tracegrad.training",),
     ("tracegrad.evaluation",),
+    ("tracegrad.physics",),
+    ("tracegrad.prediction",),
     ("tracegrad.cli",),
     ("tracegrad", "tracegrad.__main__"),
     ("verify",),

@@ -99,8 +99,9 @@ def _phases(quaternions: Array) -> tuple[Complex, Complex, Complex]:
     """exp(i alpha), exp(i beta), exp(i gamma) of the z-y-z angles of unit quaternions (n, 4) = (w, x, y, z)."""
     w, x, y, z = quaternions.T
     outer, inner = np.hypot(w, z), np.hypot(x, y)
-    half_sum: Complex = np.where(outer > 0, w + 1j * z, 1.0 + 0j) / np.where(outer > 0, outer, 1.0)
-    half_difference: Complex = np.where(inner > 0, y - 1j * x, 1.0 + 0j) / np.where(inner > 0, inner, 1.0)
+    half_sum, half_difference = np.ones(len(w), dtype=np.complex128), np.ones(len(w), dtype=np.complex128)
+    np.divide(w + 1j * z, outer, out=half_sum, where=outer > 0)
+    np.divide(y - 1j * x, inner, out=half_difference, where=inner > 0)
     half_beta: Complex = np.asarray((outer + 1j * inner) / np.hypot(outer, inner))
     return half_sum * half_difference, half_beta * half_beta, half_sum * half_difference.conj()
 

@@ -25,7 +25,7 @@ FrameBlocks = list[Tensor]
 
 def is_natural(l: int, p: int) -> bool:
     """True when an irrep has the parity of its spherical harmonic, ``p = (-1)^l``."""
-    return p == (-1) ** l
+    return p == (1 if l % 2 == 0 else -1)
 
 
 class FrameLayout:
@@ -130,16 +130,31 @@ class FrameLayout:
 
     def to_fields(self, blocks: FrameBlocks) -> list[Tensor]:
         """Blocks regrouped by irrep: ``(rows, 2l+1, mul)`` for every group, components ``0, +1, -1, +2, -2, ...``."""
-        pieces = [block.split(sizes, dim=2) for block, sizes in zip(blocks, self._group_sizes, strict=True)]
-        offsets = [len(self.groups) - len(sizes) for sizes in self._group_sizes]
-        return [
-            torch.cat([pieces[m][k - offsets[m]] for m in range(l + 1)], dim=1) if l else pieces[0][k]
-            for k, (_, l, _) in enumerate(self.groups)
-        ]
+        return self.part_fields(blocks, 1)[0]
 
     def from_fields(self, fields: list[Tensor]) -> FrameBlocks:
         """Inverse of :meth:`to_fields`."""
-        rows = [field.split([1] + [2] * (field.shape[1] // 2), dim=1) for field in fields]
+        return self.join_fields([fields])
+
+    def part_fields(self, blocks: FrameBlocks, sources: int) -> list[list[Tensor]]:
+        """Fields of several sources whose channels stand one after the other in every block."""
+        pieces = [block.split(sizes * sources, dim=2) for block, sizes in zip(blocks, self._group_sizes, strict=True)]
+        counts = [len(sizes) for sizes in self._group_sizes]
+        missing = [len(self.groups) - count for count in counts]
+        parted = []
+        for source in range(sources):
+            rows = [piece[source * count :] for piece, count in zip(pieces, counts, strict=True)]
+            parted.append(
+                [
+                    torch.cat([rows[m][k - missing[m]] for m in range(l + 1)], dim=1) if l else rows[0][k]
+                    for k, (_, l, _) in enumerate(self.groups)
+                ]
+            )
+        return parted
+
+    def join_fields(self, sources: list[list[Tensor]]) -> FrameBlocks:
+        """Inverse of :meth:`part_fields`."""
+        rows = [field.split([1] + [2] * (field.shape[1] // 2), dim=1) for fields in sources for field in fields]
         return [torch.cat([row[m] for row in rows if len(row) > m], dim=2) for m in range(self.lmax + 1)]
 
     @cached_property
@@ -147,17 +162,20 @@ class FrameLayout:
         """Channels of every group in every block."""
         return [[mul for mul, l, _ in self.groups if l >= m] for m in range(self.lmax + 1)]
 
-    def rotate_fields(self, fields: list[Tensor], wigner: list[Tensor], *, inverse: bool = False) -> list[Tensor]:
+    def rotate_fields(
+        self, fields: list[Tensor], frames: EdgeFrames | list[Tensor], *, inverse: bool = False
+    ) -> list[Tensor]:
         """Rotate the fields of :meth:`to_fields` from the global frame into the edge frames, or back.
 
         Args:
             fields: ``(E, 2l+1, mul)`` for every group.
-            wigner: ``wigner[l]`` of shape ``(E, 2l+1, 2l+1)`` from :func:`frame_wigner`.
+            frames: frames of the edges, or their matrices from :func:`frame_wigner`.
             inverse: from the edge frames to the global frame.
         """
+        frames = frames if isinstance(frames, EdgeFrames) else EdgeFrames(frames)
         rotated = []
         for field, (_, l, natural) in zip(fields, self.groups, strict=True):
-            D = wigner[l] if natural else unnatural_wigner(wigner[l])
+            D = frames.matrix(l, natural)
             rotated.append(field if l == 0 else (D.transpose(1, 2) if inverse else D) @ field)
         return rotated
 
@@ -170,6 +188,26 @@ class FrameLayout:
         """Inverse of :meth:`to_frame`."""
         fields = self.rotate_fields(self.to_fields(self.split(flat)), wigner, inverse=True)
         return self.unpermute(self.flatten(self.from_fields(fields)))
+
+
+class EdgeFrames:
+    """Frames of some edges, for irreps of both parities.
+
+    Args:
+        wigner: ``wigner[l]`` of shape ``(E, 2l+1, 2l+1)`` from :func:`frame_wigner`.
+    """
+
+    def __init__(self, wigner: list[Tensor]) -> None:
+        self.wigner = wigner
+        self._unnatural: dict[int, Tensor] = {}
+
+    def matrix(self, l: int, natural: bool) -> Tensor:
+        """Matrices of degree ``l``, made once for unnatural parity."""
+        if natural:
+            return self.wigner[l]
+        if l not in self._unnatural:
+            self._unnatural[l] = unnatural_wigner(self.wigner[l])
+        return self._unnatural[l]
 
 
 def edge_angles(edge_vectors: Tensor) -> tuple[Tensor, Tensor]:

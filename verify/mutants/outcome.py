@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from ..result import CheckResult
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -84,3 +86,13 @@ class KillMatrix:
         killed = len(self.faults) - len(self.missed)
         found = f"{killed} of {len(self.faults)} faults killed"
         return f"{found}, {len(self.flagged)} of {len(self.controls)} controls flagged"
+
+
+def matrix_of(check: CheckResult) -> KillMatrix:
+    """Kill matrix kept in the details of a check.
+
+    Args:
+        check: a check with ``details["outcomes"]``.
+    """
+    rows = check.details["outcomes"]
+    return KillMatrix(tuple(Outcome(**{**row, "checks": tuple(row["checks"])}) for row in rows))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from ..mutants.outcome import KillMatrix
+from ..mutants.outcome import KillMatrix, matrix_of
 from ..result import BlockError, CheckResult, Report
 
 LIMIT_BYTES = 1_000_000
@@ -83,6 +83,9 @@ def to_markdown(report: Report) -> str:
     for check in report.failures:
         if check.counterexample is not None:
             parts += [f"### Counterexample for `{check.name}`", f"```python\n{check.counterexample.code.rstrip()}\n```"]
+    for check in report.checks:
+        if check.details.get("outcomes"):
+            parts += ["### Kill matrix", kill_matrix_markdown(matrix_of(check))]
     if report.skipped:
         parts.append("Skipped: " + "; ".join(f"`{name}` ({reason})" for name, reason in report.skipped.items()))
     if "rule_of_three" in report.statistics:

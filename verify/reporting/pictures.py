@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tracegrad.atomic import atomic_write
 
-from ..mutants.outcome import KillMatrix
+from ..mutants.outcome import KillMatrix, matrix_of
 from ..result import BlockError, ModuleError, Report
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def error_against_depth(modules: Sequence[ModuleError], title: str) -> Figure | 
     return figure
 
 
-def error_against_layers(errors: Sequence[tuple[int, float, float]], title: str) -> Figure:
+def error_against_layers(errors: Sequence[Sequence[float]], title: str) -> Figure:
     """Error and tolerance against the number of layers.
 
     Args:
@@ -175,9 +175,10 @@ def kill_matrix(matrix: KillMatrix) -> Figure:
     """
     from matplotlib.colors import ListedColormap
 
-    names = list(dict.fromkeys(name for o in matrix.outcomes for name in o.verdicts))
+    rows = [o.verdicts or {"verdict": o.verdict} for o in matrix.outcomes]
+    names = list(dict.fromkeys(name for row in rows for name in row))
     codes = list(VERDICT_COLOURS)
-    cells = [[codes.index(o.verdicts[n]) if n in o.verdicts else math.nan for n in names] for o in matrix.outcomes]
+    cells = [[codes.index(row[n]) if n in row else math.nan for n in names] for row in rows]
     figure = _figure(3.6 + 0.3 * len(names), 1.6 + 0.2 * len(cells))
     axes = figure.add_subplot()
     axes.imshow(
@@ -208,6 +209,13 @@ def draw_report(report: Report, folder: Path) -> dict[str, Path]:
     per_irrep = error_per_irrep(report)
     if per_irrep is not None:
         drawn |= save(per_irrep, folder, "error_per_irrep")
+    for check in report.checks:
+        if check.details.get("outcomes"):
+            drawn |= save(kill_matrix(matrix_of(check)), folder, "kill_matrix")
+        elif check.name == "depth":
+            drawn |= save(
+                error_against_layers(check.details["errors"], "error against depth"), folder, "error_against_layers"
+            )
     depth = error_against_depth(report.modules, f"{report.target}: error against depth")
     if depth is not None:
         drawn |= save(depth, folder, "error_against_depth")

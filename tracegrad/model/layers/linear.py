@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
-from tracegrad.model.layers.constant import Constant
+from tracegrad.model.layers.weight_map import WeightMap
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
 
 
@@ -27,9 +25,9 @@ class EquivariantLinear(nn.Module):
     .. math:: y_w = \frac{1}{\sqrt{n_\mathrm{in}}} \sum_u W_{uw}\, x_u + b_w
 
     ``weight`` is the flat weight of ``e3nn.o3.Linear`` between ``layout_in.sorted_irreps`` and
-    ``layout_out.sorted_irreps``. One matrix over the channels serves every block of ``|m|``: block ``m`` uses the rows
-    and columns of the channels with ``l >= m``. With ``num_types > 1`` every row has a type that selects its weights
-    (the tensor product with a one-hot vector of the self-connections of DeepH-E3).
+    ``layout_out.sorted_irreps``. Block ``m`` is multiplied by the part of one matrix over the channels that has the
+    rows and columns with ``l >= m``. With ``num_types > 1`` every row has a type that selects its weights (the tensor
+    product with a one-hot vector of the self-connections of DeepH-E3).
 
     Args:
         layout_in: channels of the input.
@@ -38,22 +36,31 @@ class EquivariantLinear(nn.Module):
         num_types: number of row types.
     """
 
-    def __init__(self, layout_in: FrameLayout, layout_out: FrameLayout, *, bias: bool = True, num_types: int = 1) -> None:
+    def __init__(
+        self, layout_in: FrameLayout, layout_out: FrameLayout, *, bias: bool = True, num_types: int = 1
+    ) -> None:
         super().__init__()
         self.layout_in, self.layout_out, self.num_types = layout_in, layout_out, num_types
-        index, scale = [], []
-        for rows, kind in group_slices(layout_in):
-            for columns, other in group_slices(layout_out):
-                if kind == other:
-                    u = torch.arange(rows.start, rows.stop)[:, None, None]
-                    t = torch.arange(num_types)[None, :, None]
-                    w = torch.arange(columns.start, columns.stop)[None, None, :]
-                    flat = (t * layout_in.num_channels + u) * layout_out.num_channels + w
-                    index.append(flat.flatten())
-                    scale.append(torch.full((flat.numel(),), (len(u) * num_types) ** -0.5, dtype=torch.float64))
-        self.weight = nn.Parameter(torch.randn(sum(len(i) for i in index)))
-        self.index = Constant(torch.cat(index) if index else torch.zeros(0, dtype=torch.long))
-        self.scale = Constant(torch.cat(scale) if scale else torch.zeros(0))
+        self.lmax = min(layout_in.lmax, layout_out.lmax)
+        pairs = [
+            (rows, columns, kind[0])
+            for rows, kind in group_slices(layout_in)
+            for columns, other in group_slices(layout_out)
+            if kind == other
+        ]
+        num_weights = sum((r.stop - r.start) * (c.stop - c.start) * num_types for r, c, _ in pairs)
+        self.weight = nn.Parameter(torch.randn(num_weights))
+        widths = [(layout_in.widths[m], layout_out.widths[m]) for m in range(self.lmax + 1)]
+        self.map = WeightMap(num_weights, [(num_types, *w) if num_types > 1 else w for w in widths])
+        first = 0
+        for rows, columns, l in pairs:
+            u = torch.arange(rows.start, rows.stop)[:, None, None]
+            t, w = torch.arange(num_types)[None, :, None], torch.arange(columns.start, columns.stop)
+            flat = (u * 0 + t * 0 + w * 0).flatten()
+            index, first = torch.arange(first, first + len(flat)), first + len(flat)
+            for m in range(l + 1):
+                position = (t * widths[m][0] + u - layout_in.starts[m]) * widths[m][1] + w - layout_out.starts[m]
+                self.map.add(m, position, index, (len(u) * num_types) ** -0.5)
         num_biases = sum(mul for mul, l, natural in layout_out.groups if l == 0 and natural) if bias else 0
         self.num_biases = num_biases
         self.bias = nn.Parameter(torch.zeros(num_biases)) if num_biases else None
@@ -68,29 +75,37 @@ class EquivariantLinear(nn.Module):
         """Irreps of the output in the order of the frame."""
         return self.layout_out.sorted_irreps
 
-    def matrix(self) -> Tensor:
-        """Dense matrix over the channels, ``(K_in, K_out)``, or ``(num_types, K_in, K_out)``."""
-        shape = (self.num_types, self.layout_in.num_channels, self.layout_out.num_channels)
-        dense = self.weight.new_zeros(math.prod(shape)).index_put(
-            (self.index.like(self.weight),), self.weight * self.scale.like(self.weight)
-        )
-        return dense.view(shape if self.num_types > 1 else shape[1:])
+    def matrices(self) -> list[Tensor]:
+        """Dense matrix over the channels of every block, ``(K_in(m), K_out(m))``, or ``(num_types, K_in, K_out)``."""
+        return self.map(self.weight)
 
-    def forward(self, blocks: FrameBlocks, types: Tensor | None = None) -> FrameBlocks:
-        """Apply the map to frame blocks ``(E, 1 or 2, K_m)``; ``types`` is ``(E,)`` where there are row types."""
-        matrix = self.matrix()
-        rows_in, rows_out = self.layout_in.starts, self.layout_out.starts
-        lmax = min(self.layout_in.lmax, self.layout_out.lmax)
+    def forward(
+        self, blocks: FrameBlocks, types: Tensor | None = None, plus: FrameBlocks | None = None
+    ) -> FrameBlocks:
+        """Apply the map.
+
+        Args:
+            blocks: frame blocks ``(E, 1 or 2, K_m)``.
+            types: ``(E,)`` where there are row types.
+            plus: blocks of the output's layout to add.
+        """
+        order = _TypeOrder(types, self.num_types) if types is not None and self.num_types > 1 else None
         outputs = []
-        for m in range(self.layout_out.lmax + 1):
-            if m > lmax:
-                outputs.append(blocks[0].new_zeros(len(blocks[0]), 2, self.layout_out.widths[m]))
-            elif types is None or self.num_types == 1:
-                outputs.append(blocks[m] @ matrix[rows_in[m] :, rows_out[m] :])
+        for m, matrix in enumerate(self.matrices()):
+            rows = blocks[m].flatten(0, 1)
+            total = None if plus is None else plus[m].flatten(0, 1)
+            if order is not None:
+                product = order.multiply(blocks[m], matrix).flatten(0, 1)
+                product = product if total is None else product + total
+                product = product if m or self.bias is None else product + self.padded_bias()
+            elif m == 0 and self.bias is not None:
+                product = torch.addmm(self.padded_bias() if total is None else total + self.padded_bias(), rows, matrix)
             else:
-                outputs.append(_matmul_by_type(blocks[m], matrix[:, rows_in[m] :, rows_out[m] :], types))
-        if self.bias is not None:
-            outputs[0] = outputs[0] + self.padded_bias()
+                product = rows @ matrix if total is None else torch.addmm(total, rows, matrix)
+            outputs.append(product.view(*blocks[m].shape[:2], -1))
+        for m in range(self.lmax + 1, self.layout_out.lmax + 1):
+            shape = (len(blocks[0]), 2, self.layout_out.widths[m])
+            outputs.append(blocks[0].new_zeros(shape) if plus is None else plus[m])
         return outputs
 
     def padded_bias(self) -> Tensor:
@@ -99,9 +114,16 @@ class EquivariantLinear(nn.Module):
         return nn.functional.pad(self.bias, (0, self.layout_out.num_channels - self.num_biases))
 
 
-def _matmul_by_type(block: Tensor, matrices: Tensor, types: Tensor) -> Tensor:
-    """Rows of ``block`` times the matrix of their type."""
-    order = torch.argsort(types, stable=True)
-    counts = torch.bincount(types, minlength=len(matrices)).tolist()
-    parts = torch.split(block[order], counts)
-    return torch.cat([part @ matrix for part, matrix in zip(parts, matrices, strict=True)])[torch.argsort(order)]
+class _TypeOrder:
+    """Rows sorted by type, so that every type is one matrix product."""
+
+    def __init__(self, types: Tensor, num_types: int) -> None:
+        self.order = torch.argsort(types, stable=True)
+        self.inverse = torch.argsort(self.order)
+        self.counts = torch.bincount(types, minlength=num_types).tolist()
+
+    def multiply(self, block: Tensor, matrices: Tensor) -> Tensor:
+        """Rows of ``block`` times the matrix of their type."""
+        parts = block.index_select(0, self.order).split(self.counts)
+        products = [part @ matrix for part, matrix in zip(parts, matrices, strict=True)]
+        return torch.cat(products).index_select(0, self.inverse)

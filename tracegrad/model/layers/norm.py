@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tracegrad.so3.frames import FrameBlocks, FrameLayout
+from tracegrad.model.layers.channels import scale_channels
+from tracegrad.model.layers.constant import Constant
+from tracegrad.so3.frames import EdgeFrames, FrameBlocks, FrameLayout
 
 EPS = 1e-5
 
@@ -16,7 +18,8 @@ class GraphNorm(nn.Module):
     .. math:: x_u \to w_u\, (x_u - \bar x), \qquad l = 0: \; w_u\, \frac{x_u - \bar x}{\mathrm{rms} + \epsilon} + b_u
 
     The mean runs over the channels of an irrep and over all rows of the structure, so that the result depends on atoms
-    far away. It is kept for parity and the published recipe only.
+    far away. It is kept for parity and the published recipe only. Only the mean over the channels, one channel per
+    irrep, has to leave the frames of the edges.
 
     Args:
         layout: channels of the features.
@@ -28,9 +31,22 @@ class GraphNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(layout.num_channels))
         self.num_biases = sum(mul for mul, l, natural in layout.groups if l == 0 and natural)
         self.bias = nn.Parameter(torch.zeros(self.num_biases))
+        self.means = FrameLayout([(1, (l, (-1) ** l if natural else -((-1) ** l))) for _, l, natural in layout.groups])
+        muls = torch.tensor([mul for mul, _, _ in layout.groups])
+        spread = torch.repeat_interleave(torch.eye(len(muls), dtype=torch.float64), muls, dim=1)
+        averages, spreads = (spread / muls[:, None]).T, -spread
+        starts = zip(layout.starts, self.means.starts, strict=True)
+        self.average = [Constant(averages[k:, g:].contiguous()) for k, g in starts]
+        starts = zip(layout.starts, self.means.starts, strict=True)
+        self.spread = [Constant(spreads[g:, k:].contiguous()) for k, g in starts]
+        self.num_scalars = layout.starts[1] if layout.lmax else layout.num_channels
+        self.scalar_groups = self.means.starts[1] if layout.lmax else len(muls)
+        self.scalar_average = Constant(averages[: self.num_scalars, : self.scalar_groups])
+        self.scalar_spread = Constant(-spreads[: self.scalar_groups])
+        self.others = Constant((layout.degrees > 0).double())
 
     def forward(
-        self, blocks: FrameBlocks, batch: Tensor, num_graphs: int, wigner: list[Tensor] | None = None
+        self, blocks: FrameBlocks, batch: Tensor, num_graphs: int, frames: EdgeFrames | None = None
     ) -> FrameBlocks:
         """Normalise frame blocks.
 
@@ -38,32 +54,49 @@ class GraphNorm(nn.Module):
             blocks: features, ``(rows, 1 or 2, K_m)``.
             batch: ``(rows,)`` structure of every row.
             num_graphs: number of structures.
-            wigner: frames of the rows, where they differ: the mean is taken in the global frame.
+            frames: frames of the rows, where they differ: the mean is taken in the global frame.
         """
-        fields, start = [], 0
-        for field, (mul, l, natural) in zip(self.layout.to_fields(blocks), self.layout.groups, strict=True):
-            field = field - self._mean(field, l, natural, batch, num_graphs, wigner)
-            if l == 0:
-                field = field / (_graph_mean(field.square().mean(2), batch, num_graphs).sqrt() + EPS)[batch][:, :, None]
-            field = field * self.weight[start : start + mul]
-            fields.append(field + self.bias if l == 0 and natural else field)
-            start += mul
-        return self.layout.from_fields(fields)
+        structures = _Structures(batch, num_graphs)
+        channel_means = [block @ matrix.like(block) for block, matrix in zip(blocks, self.average, strict=True)]
+        shifts = self._means(channel_means, structures, frames)
+        centred = []
+        for block, shift, matrix in zip(blocks, shifts, self.spread, strict=True):
+            rows = torch.addmm(block.flatten(0, 1), shift.flatten(0, 1), matrix.like(block))
+            centred.append(rows.view_as(block))
+        scalars = centred[0].squeeze(1)[:, : self.num_scalars]
+        squares = structures.mean(scalars.square() @ self.scalar_average.like(scalars))
+        inverse = 1 / (squares.sqrt() + EPS)
+        factor = (inverse @ self.scalar_spread.like(scalars) + self.others.like(scalars)) * self.weight
+        scaled = scale_channels(centred, structures.spread(factor), self.layout.starts)
+        bias = nn.functional.pad(self.bias, (0, self.layout.num_channels - self.num_biases))
+        return [scaled[0] + bias, *scaled[1:]]
 
-    def _mean(
-        self, field: Tensor, l: int, natural: bool, batch: Tensor, num_graphs: int, wigner: list[Tensor] | None
-    ) -> Tensor:
-        """Mean of one irrep over the channels and rows of a structure, in the frame of every row, ``(rows, 2l+1, 1)``."""
-        mean = field.mean(dim=2, keepdim=True)
-        if l == 0 or wigner is None:
-            return _graph_mean(mean.squeeze(2), batch, num_graphs)[batch][:, :, None]
-        one = FrameLayout([(1, (l, (-1) ** l if natural else -((-1) ** l)))])
-        (turned,) = one.rotate_fields([mean], wigner, inverse=True)
-        average = _graph_mean(turned.squeeze(2), batch, num_graphs)[batch][:, :, None]
-        return one.rotate_fields([average], wigner)[0]
+    def _means(self, means: FrameBlocks, structures: _Structures, frames: EdgeFrames | None) -> FrameBlocks:
+        """Means over the structures of features with one channel per irrep, in the frames of the rows."""
+        fields = self.means.to_fields(means)
+        if frames is not None:
+            fields = self.means.rotate_fields(fields, frames, inverse=True)
+        rows = len(fields[0])
+        fields = [structures.spread(structures.mean(f.squeeze(2))).unsqueeze(2).expand(rows, -1, -1) for f in fields]
+        if frames is not None:
+            fields = self.means.rotate_fields(fields, frames)
+        return self.means.from_fields(fields)
 
 
-def _graph_mean(rows: Tensor, batch: Tensor, num_graphs: int) -> Tensor:
-    """Mean over the rows of every structure, ``(num_graphs, columns)``."""
-    total = rows.new_zeros(num_graphs, rows.shape[1]).index_add(0, batch, rows)
-    return total / torch.bincount(batch, minlength=num_graphs).clamp(min=1).to(rows)[:, None]
+class _Structures:
+    """Means over the rows of every structure, and back to the rows."""
+
+    def __init__(self, batch: Tensor, num_graphs: int) -> None:
+        self.batch, self.num_graphs = batch, num_graphs
+        self.counts = torch.bincount(batch, minlength=num_graphs).clamp(min=1)[:, None] if num_graphs > 1 else None
+
+    def mean(self, rows: Tensor) -> Tensor:
+        """``(rows, columns)`` to ``(num_graphs, columns)``."""
+        if self.counts is None:
+            return rows.mean(0, keepdim=True)
+        total = rows.new_zeros(self.num_graphs, rows.shape[1]).index_add(0, self.batch, rows)
+        return total / self.counts.to(rows)
+
+    def spread(self, means: Tensor) -> Tensor:
+        """``(num_graphs, columns)`` to the rows; of a single structure one row."""
+        return means if self.counts is None else means.index_select(0, self.batch)

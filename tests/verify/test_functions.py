@@ -1,0 +1,405 @@
+"""verify_equivariance on functions and e3nn modules: sound ones pass, each check rejects what it is for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+import torch
+from e3nn import o3
+from e3nn.nn import Gate
+from e3nn.util.test import assert_equivariant as e3nn_assert_equivariant
+from e3nn.util.test import equivariance_error
+from torch import Tensor, nn
+
+from tracegrad.errors import VerificationError
+from verify import EquivarianceError, Report, Verdict, assert_equivariant, replay, verify_equivariance
+
+VECTORS = "4x1o"
+
+
+def _verify(func: Callable[..., object], *args: object, **options: object) -> Report:
+    settings: dict[str, object] = {"trials": 16, "search": 8, **options}
+    return verify_equivariance(func, *args, **settings)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def product() -> o3.FullyConnectedTensorProduct:
+    torch.set_default_dtype(torch.float64)
+    return o3.FullyConnectedTensorProduct("4x0e+4x1o+2x2e", "1x0e+1x1o", "4x0e+4x1o+2x2e")
+
+
+def _norms(x: Tensor) -> Tensor:
+    return x.unflatten(-1, (-1, 3)).norm(dim=-1)
+
+
+def _scaled(x: Tensor) -> Tensor:
+    return (x.unflatten(-1, (-1, 3)) * torch.tanh(_norms(x))[..., None]).flatten(-2)
+
+
+def _center_and_relative(points: Tensor) -> tuple[Tensor, Tensor]:
+    return points.mean(0, keepdim=True), points - points.mean(0)
+
+
+def _gate() -> Gate:
+    return Gate("4x0e", [torch.tanh], "4x0e", [torch.sigmoid], "4x1o")
+
+
+SOUND: dict[str, tuple[Callable[[], Callable[..., object]], list[str], list[str]]] = {
+    "linear": (lambda: o3.Linear("4x0e+4x1o+2x2e", "2x0e+3x1o+2x2e"), ["4x0e+4x1o+2x2e"], ["2x0e+3x1o+2x2e"]),
+    "spherical harmonics": (lambda: o3.SphericalHarmonics([1, 2, 3, 4], True), ["1x1o"], ["1x1o+1x2e+1x3o+1x4e"]),
+    "gate": (_gate, ["8x0e+4x1o"], ["4x0e+4x1o"]),
+    "norm": (lambda: _norms, [VECTORS], ["4x0e"]),
+    "scaled by norm": (lambda: _scaled, [VECTORS], [VECTORS]),
+    "points": (lambda: _center_and_relative, ["cartesian_points"], ["cartesian_points", "1x1o"]),
+    "cross product": (lambda: lambda x, y: torch.linalg.cross(x, y), ["1x1o", "1x1o"], ["1x1e"]),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_sound_function_passes_every_check(name: str) -> None:
+    torch.set_default_dtype(torch.float64)
+    make, irreps_in, irreps_out = SOUND[name]
+    report = _verify(make(), irreps_in, irreps_out)
+    assert report.passed, report.to_text()
+    assert report.exit_code == 0
+
+
+def test_tensor_product_built_in_single_precision_passes_in_double() -> None:
+    built = o3.FullyConnectedTensorProduct("4x0e+4x1o+2x2e", "1x0e+1x1o", "4x0e+4x1o+2x2e")
+    report = _verify(built, ["4x0e+4x1o+2x2e", "1x0e+1x1o"], ["4x0e+4x1o+2x2e"])
+    assert report.passed, report.to_text()
+    assert next(built.parameters()).dtype is torch.float32
+
+
+def test_product_passes_in_single_precision_as_a_noise_budget(product: o3.FullyConnectedTensorProduct) -> None:
+    report = _verify(product, ["4x0e+4x1o+2x2e", "1x0e+1x1o"], ["4x0e+4x1o+2x2e"], dtype=torch.float32)
+    assert report.passed, report.to_text()
+
+
+def test_order_of_components_matters() -> None:
+    def z_polar(points: Tensor) -> Tensor:
+        return (points - points.mean(0))[:, [1, 2, 0]]
+
+    assert _verify(z_polar, ["cartesian_points"], ["1x1o"], basis="z-polar").passed
+    assert _verify(z_polar, ["cartesian_points"], ["1x1o"]).verdict is Verdict.STRUCTURAL
+
+
+def _silu_on_vectors(x: Tensor) -> Tensor:
+    return torch.nn.functional.silu(x)
+
+
+def _tiny_bias(x: Tensor) -> Tensor:
+    return x + 1e-10
+
+
+def _single(x: Tensor) -> Tensor:
+    return (x.float() * _norms(x).float().repeat_interleave(3, -1)).double()
+
+
+def _detached(x: Tensor) -> Tensor:
+    return x * _norms(x).detach().repeat_interleave(3, -1)
+
+
+def _noisy(x: Tensor) -> Tensor:
+    return x * (1 + 1e-3 * torch.rand(1, dtype=x.dtype))
+
+
+def _mutating(x: Tensor) -> Tensor:
+    with torch.no_grad():
+        x.mul_(1.01)
+    return 2 * x
+
+
+def _zero(x: Tensor) -> Tensor:
+    return 0 * x
+
+
+def _nan(x: Tensor) -> Tensor:
+    return x / 0 * 0
+
+
+def _constant(x: Tensor) -> Tensor:
+    return torch.ones(len(x), 4, dtype=x.dtype)
+
+
+def _above_nine(x: Tensor) -> Tensor:
+    return torch.where(_norms(x).max() > 9, torch.relu(x), x)
+
+
+def _pole(x: Tensor) -> Tensor:
+    unit = x / x.norm(dim=-1, keepdim=True)
+    return torch.where((unit[:, 1:2].abs() > 0.9999), -x, x)
+
+
+FAULTS: dict[str, tuple[Callable[..., object], str, str, Verdict]] = {
+    "SiLU on vectors": (_silu_on_vectors, VECTORS, "rotation", Verdict.STRUCTURAL),
+    "bias of 1e-10": (_tiny_bias, VECTORS, "rotation", Verdict.SUSPECT),
+    "single precision inside": (_single, VECTORS, "dtype_leak", Verdict.PRECISION),
+    "detached branch": (_detached, VECTORS, "finite_difference", Verdict.STRUCTURAL),
+    "leftover noise": (_noisy, VECTORS, "determinism", Verdict.STRUCTURAL),
+    "input changed in place": (_mutating, VECTORS, "input_mutation", Verdict.STRUCTURAL),
+    "zero": (_zero, VECTORS, "vacuity", Verdict.VACUOUS),
+    "not a number": (_nan, VECTORS, "vacuity", Verdict.VACUOUS),
+    "break above a norm of nine": (_above_nine, VECTORS, "search", Verdict.STRUCTURAL),
+    "break at the pole": (_pole, "1x1o", "search", Verdict.STRUCTURAL),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault_is_rejected_by_the_check_for_it(name: str) -> None:
+    func, irreps, check, verdict = FAULTS[name]
+    report = _verify(func, [irreps], [irreps], diagnose=False)
+    assert report.check(check).verdict is verdict, report.to_text()
+    assert report.exit_code != 0
+
+
+def test_gain_of_single_precision_is_invisible_to_the_rotation_alone() -> None:
+    report = _verify(_detached, [VECTORS], [VECTORS], diagnose=False)
+    assert report.check("rotation").passed
+    assert report.check("gradient").passed
+
+
+def test_constant_output_is_vacuous() -> None:
+    report = _verify(_constant, [VECTORS], ["4x0e"], diagnose=False)
+    assert report.check("vacuity").verdict is Verdict.VACUOUS
+    assert "do not depend" in report.check("vacuity").message
+
+
+def test_dead_block_is_vacuous_unless_declared() -> None:
+    linear = o3.Linear("2x0e+2x1o", "2x0e+2x1o+1x2e")
+    arguments = (["2x0e+2x1o"], ["2x0e+2x1o+1x2e"])
+    assert "2e" in _verify(linear, *arguments).check("vacuity").message
+    assert _verify(linear, *arguments).exit_code == 3
+    assert _verify(linear, *arguments, allow_zero=["2e"]).passed
+
+
+def test_input_without_influence_is_named_and_does_not_fail() -> None:
+    report = _verify(lambda x: 2 * x[..., :3], ["1x1o+2x0o"], ["1x1o"])
+    assert report.passed
+    assert report.check("vacuity").details["dead_inputs"] == ["input 0 2x0o"]
+
+
+def test_pseudoscalars_through_an_even_function_break_the_inversion_alone() -> None:
+    report = _verify(lambda x: x.abs(), ["2x0o"], ["2x0o"], diagnose=False)
+    assert report.check("rotation").passed
+    assert report.check("inversion").verdict is Verdict.STRUCTURAL
+
+
+def test_sum_over_absolute_positions_breaks_the_translation_alone() -> None:
+    report = _verify(lambda p: p.norm(dim=-1, keepdim=True), ["cartesian_points"], ["1x0e"], diagnose=False)
+    assert report.check("rotation").passed
+    assert report.check("translation").verdict is Verdict.STRUCTURAL
+
+
+def test_weight_by_index_breaks_the_permutation_alone() -> None:
+    def weighted(points: Tensor) -> Tensor:
+        return (points - points.mean(0)) * (1 + torch.arange(len(points), dtype=points.dtype))[:, None]
+
+    report = _verify(weighted, ["cartesian_points"], ["1x1o"], diagnose=False)
+    assert [c.name for c in report.failures] == ["node_permutation"]
+    assert "interchangeable" in report.check("node_permutation").details["hint"]
+
+
+def test_wrong_but_symmetric_backward_is_found_by_differences_alone() -> None:
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            return 1.8 * grad
+
+    report = _verify(Scaled.apply, [VECTORS], [VECTORS], checks=["rotation", "gradient", "finite_difference"])
+    assert [c.name for c in report.failures] == ["finite_difference"]
+    assert report.check("finite_difference").error == pytest.approx(0.1, abs=1e-3)
+
+
+def test_discontinuity_at_a_tie_is_listed_and_does_not_fail() -> None:
+    def largest(x: Tensor) -> Tensor:
+        y = x.unflatten(-1, (-1, 3))
+        return y[torch.arange(len(y)), y.norm(dim=-1).argmax(-1)]
+
+    report = _verify(largest, [VECTORS], ["1x1o"], search=24)
+    assert report.passed, report.to_text()
+
+
+def test_counterexample_is_small_and_its_code_replays_it() -> None:
+    def broken(x: Tensor, y: Tensor) -> Tensor:
+        return torch.cat([x[..., :2], torch.nn.functional.silu(x[..., 2:8]), y], dim=-1)
+
+    report = _verify(broken, ["2x0e+2x1o", "1x2e"], ["2x0e+2x1o+1x2e"])
+    case = report.check("rotation").counterexample
+    assert case is not None
+    assert case.rows == 1
+    assert case.live_irreps == ["input 0 2x1o"]
+    assert all(abs(c) <= 2 and c == int(c) for c in case.quaternion)
+    assert not case.inversion
+    scope: dict[str, object] = {"func": broken}
+    exec(case.code, scope)
+    assert scope["error"] == pytest.approx(case.error, rel=1e-6)
+    assert case.error > 1e-3
+    assert case.example.startswith("@example(inputs=[torch.tensor(")
+
+
+def test_replay_of_a_sound_function_is_round_off() -> None:
+    x = torch.randn(3, 12, dtype=torch.float64)
+    assert replay(_scaled, [VECTORS], [VECTORS], [x], quaternion=[1, 2, 3, 4], inversion=True) < 1e-14
+
+
+class _Network(nn.Module):
+    def __init__(self, fault: bool) -> None:
+        super().__init__()
+        self.first = o3.Linear("2x0e+4x1o", "2x0e+4x1o")
+        self.middle = _Activation(fault)
+        self.last = o3.Linear("2x0e+4x1o", "4x1o")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.middle(self.first(x)))
+
+
+class _Activation(nn.Module):
+    def __init__(self, fault: bool) -> None:
+        super().__init__()
+        self.irreps_in = self.irreps_out = o3.Irreps("2x0e+4x1o")
+        self.fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        vectors = x[..., 2:] + 0.1 if self.fault else x[..., 2:] * x[..., :1]
+        return torch.cat([torch.tanh(x[..., :2]), vectors], dim=-1)
+
+
+def test_localisation_names_the_module_and_the_leaked_irrep() -> None:
+    torch.set_default_dtype(torch.float64)
+    report = _verify(_Network(fault=True), ["2x0e+4x1o"], [VECTORS])
+    culprit = report.culprit
+    assert culprit is not None
+    assert culprit.name == "middle"
+    assert [m.name for m in report.modules] == ["first", "middle", "last"]
+    assert [m.ratio > 1 for m in report.modules] == [False, True, False]
+    assert culprit.example.startswith("a 1o output contains 0e")
+    assert "1o contains 0e" in culprit.leak
+    assert culprit.source_file.endswith("test_functions.py")
+    assert culprit.source_line > 0
+    assert report.modules[2].cumulative_error > 1e-3
+
+
+def test_sound_network_needs_no_localisation() -> None:
+    torch.set_default_dtype(torch.float64)
+    report = _verify(_Network(fault=False), ["2x0e+4x1o"], [VECTORS])
+    assert report.passed
+    assert report.modules == []
+
+
+def test_same_seed_gives_the_same_report() -> None:
+    first, second = (_verify(_silu_on_vectors, [VECTORS], [VECTORS], seed=3).to_dict() for _ in range(2))
+    assert first == second
+
+
+def test_leaving_a_check_out_changes_no_other() -> None:
+    whole = _verify(_scaled, [VECTORS], [VECTORS])
+    part = _verify(_scaled, [VECTORS], [VECTORS], checks=["inversion"])
+    assert [c.name for c in part.checks] == ["inversion"]
+    assert part.check("inversion").error == whole.check("inversion").error
+
+
+def test_defaults_of_torch_are_left_as_they_were() -> None:
+    before = torch.get_default_dtype()
+    _verify(_scaled, [VECTORS], [VECTORS])
+    assert torch.get_default_dtype() is before
+
+
+def test_clean_trials_are_reported_with_their_bound() -> None:
+    report = _verify(_scaled, [VECTORS], [VECTORS], trials=64)
+    assert report.statistics["failures"] == 0
+    assert report.statistics["breaking_measure_95"] == pytest.approx(0.0457, abs=1e-3)
+    assert "rule of three" in report.to_text()
+
+
+def test_drop_in_takes_the_arguments_of_e3nn(product: o3.FullyConnectedTensorProduct) -> None:
+    e3nn_assert_equivariant(product, ntrials=1, do_parity=True, tolerance=1e-6)
+    assert assert_equivariant(product, ntrials=8, do_parity=True).passed
+    x, y = torch.randn(3, 26), torch.randn(3, 4)
+    assert assert_equivariant(product, [x, y], irreps_out=["4x0e+4x1o+2x2e"], ntrials=8, search=0).passed
+
+
+def test_drop_in_falls_back_to_the_default_dtype() -> None:
+    linear = o3.Linear("4x1o", "4x1o")
+    report = assert_equivariant(lambda x: linear(x), irreps_in="4x1o", irreps_out="4x1o", ntrials=8, search=0)
+    assert report.settings["dtype"] == "torch.float32"
+
+
+def test_drop_in_raises_with_the_shrunk_counterexample() -> None:
+    with pytest.raises(EquivarianceError, match="replay") as caught:
+        assert_equivariant(_silu_on_vectors, irreps_in=VECTORS, irreps_out=VECTORS, ntrials=8)
+    assert caught.value.report.verdict is Verdict.STRUCTURAL
+    assert isinstance(caught.value, AssertionError)
+
+
+@pytest.mark.parametrize("func", [_zero, _nan, _mutating, _detached, _tiny_bias])
+def test_drop_in_rejects_what_that_of_e3nn_lets_pass(func: Callable[..., object]) -> None:
+    torch.set_default_dtype(torch.float64)
+    e3nn_assert_equivariant(func, irreps_in=["4x1o"], irreps_out=["4x1o"])
+    with pytest.raises(EquivarianceError):
+        assert_equivariant(func, irreps_in=["4x1o"], irreps_out=["4x1o"], ntrials=8, diagnose=False)
+
+
+def _two(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x, x
+
+
+BAD_INPUT: dict[str, tuple[Callable[..., object], object, object, dict[str, object], str]] = {
+    "wrong number of outputs": (_two, ["4x1o"], ["4x1o"], {}, "returned 2 output"),
+    "output of another width": (lambda x: x[..., :5], ["4x1o"], ["4x1o"], {}, "needs a last axis of 12"),
+    "function refuses the width": (o3.Linear("2x1o", "2x1o"), ["4x1o"], ["2x1o"], {}, "raised"),
+    "empty batch": (_scaled, ["4x1o"], ["4x1o"], {"inputs": [torch.zeros(0, 12)]}, "empty batch"),
+    "integers": (_scaled, ["4x1o"], ["4x1o"], {"inputs": [torch.ones(2, 12, dtype=torch.int64)]}, "int64"),
+    "not a number": (_scaled, ["4x1o"], ["4x1o"], {"inputs": [torch.full((2, 12), torch.nan)]}, "NaN"),
+    "input of another width": (_scaled, ["4x1o"], ["4x1o"], {"inputs": [torch.zeros(2, 9)]}, "needs a last axis of 12"),
+    "wrong number of inputs": (_scaled, ["4x1o"], ["4x1o"], {"inputs": []}, "give one per entry"),
+    "input that is no tensor": (_scaled, ["4x1o"], ["4x1o"], {"inputs": [[1.0]]}, "expected a torch.Tensor"),
+    "nothing transforms": (_scaled, [None], ["4x1o"], {}, "nothing to verify"),
+    "value that cannot be drawn": (_scaled, ["4x1o", None], ["4x1o"], {}, "give inputs"),
+    "output that is no tensor": (lambda x: 3.0, ["4x1o"], ["4x1o"], {}, "expected a torch.Tensor"),
+    "dict": (lambda x: {"a": x}, ["4x1o"], ["4x1o"], {}, "dict"),
+    "complex": (lambda x: x + 0j, ["4x1o"], ["4x1o"], {}, "complex"),
+    "not callable": (3, ["4x1o"], ["4x1o"], {}, "callable"),  # type: ignore[dict-item]
+    "irreps that do not parse": (_scaled, ["4x1z"], ["4x1o"], {}, "not understood"),
+    "no outputs declared": (_scaled, ["4x1o"], [], {}, "empty"),
+    "unknown check": (_scaled, ["4x1o"], ["4x1o"], {"checks": ["rotatoin"]}, "rotation"),
+    "no checks": (_scaled, ["4x1o"], ["4x1o"], {"checks": []}, "at least one"),
+    "no trials": (_scaled, ["4x1o"], ["4x1o"], {"trials": 0}, "positive integer"),
+    "half precision": (_scaled, ["4x1o"], ["4x1o"], {"dtype": torch.float16}, "float64"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_INPUT)
+def test_bad_input_raises_and_says_what_was_expected(name: str) -> None:
+    func, irreps_in, irreps_out, options, words = BAD_INPUT[name]
+    with pytest.raises(VerificationError, match=words):
+        _verify(func, irreps_in, irreps_out, **options)
+
+
+def test_checks_that_do_not_apply_are_listed_and_nothing_left_is_vacuous() -> None:
+    report = _verify(_scaled, [VECTORS], [VECTORS], checks=["translation"])
+    assert report.skipped == {"translation": "no input is a set of points"}
+    assert report.exit_code == 3
+
+
+@pytest.mark.slow
+def test_sixty_four_trials_cost_less_than_those_of_e3nn(product: o3.FullyConnectedTensorProduct) -> None:
+    irreps_in, irreps_out = ["4x0e+4x1o+2x2e", "1x0e+1x1o"], ["4x0e+4x1o+2x2e"]
+    verify_equivariance(product, irreps_in, irreps_out)
+    start = time.process_time()
+    verify_equivariance(product, irreps_in, irreps_out)
+    everything = time.process_time() - start
+    start = time.process_time()
+    verify_equivariance(product, irreps_in, irreps_out, checks=["rotation", "inversion"])
+    ours = time.process_time() - start
+    start = time.process_time()
+    equivariance_error(product, [torch.randn(5, 26), torch.randn(5, 4)], irreps_in, irreps_out, ntrials=64)
+    theirs = time.process_time() - start
+    assert everything < 1.5
+    assert ours < theirs

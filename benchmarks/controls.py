@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from benchmarks.plan import FIRST_SEED, Conditions, Run, settings_of
 from tracegrad.config import load_config
@@ -129,9 +129,10 @@ def count_parameters(run: Run, conditions: Conditions) -> int:
     """Build the network of a run and count its weights."""
     from tracegrad.data import load_dataset  # both import torch, which the sweep itself does not need
     from tracegrad.model import build_model
+    from tracegrad.model.build import NetworkConfig
 
     config = load_config(
         preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
     )
-    model = build_model(config.model, load_dataset(run.dataset, source=conditions.source))
+    model = build_model(cast(NetworkConfig, config.model), load_dataset(run.dataset, source=conditions.source))
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -72,7 +72,7 @@ def training_step(model: nn.Module, graph: Data) -> Callable[[], None]:
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        loss(model, graph).backward()  # type: ignore[no-untyped-call]
+        loss(model, graph).backward()
 
     return step
 
@@ -136,18 +136,16 @@ def saved_bytes(model: nn.Module, graph: Data) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         total = loss(model, graph)
-    inputs = {v.untyped_storage().data_ptr() for v in [*graph.to_dict().values(), *graph.wigner] if isinstance(v, Tensor)}
+    inputs = {
+        v.untyped_storage().data_ptr() for v in [*graph.to_dict().values(), *graph.wigner] if isinstance(v, Tensor)
+    }
     del total
     return sum(size for pointer, size in kept.items() if pointer not in inputs)
 
 
 VIEWS = {
     "aten::" + name
-    for name in (
-        "view reshape _reshape_alias as_strided expand transpose t permute slice select narrow split split_with_sizes "
-        "unbind unsqueeze squeeze detach flatten alias _unsafe_view lift_fresh result_type empty empty_like "
-        "empty_strided resize_ chunk unfold diagonal numpy_T mT item _local_scalar_dense is_nonzero"
-    ).split()
+    for name in ["view", "reshape", "_reshape_alias", "as_strided", "expand", "transpose", "t", "permute", "slice", "select", "narrow", "split", "split_with_sizes", "unbind", "unsqueeze", "squeeze", "detach", "flatten", "alias", "_unsafe_view", "lift_fresh", "result_type", "empty", "empty_like", "empty_strided", "resize_", "chunk", "unfold", "diagonal", "numpy_T", "mT", "item", "_local_scalar_dense", "is_nonzero"]
 }
 
 

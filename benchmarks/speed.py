@@ -18,9 +18,17 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from benchmarks.environment import environment
-from benchmarks.networks import inference, interleaved, launches, loss, network, random_graph, saved_bytes, training_step
+from benchmarks.networks import (
+    inference,
+    interleaved,
+    launches,
+    loss,
+    network,
+    random_graph,
+    saved_bytes,
+    training_step,
+)
 from tracegrad.atomic import atomic_write
-from tracegrad.graph import cast_graph
 from tracegrad.model import GradientInduction, Induction
 from tracegrad.model.e3nn_backend import E3nnDeepHE3, E3nnInduction
 from tracegrad.so3.frames import FrameBlocks
@@ -117,7 +125,8 @@ def authors_operator(repeats: int) -> dict[str, float]:
         return z, layout.flatten(blocks)
 
     seconds = interleaved(
-        {"closed": step(closed), "autograd": step(lambda leaf: oracle(leaf, induction, True, True))}, max(3, repeats // 2)
+        {"closed": step(closed), "autograd": step(lambda leaf: oracle(leaf, induction, True, True))},
+        max(3, repeats // 2),
     )
     per_edge = {f"{name}_us_per_edge": 1e6 * value / AUTHORS_EDGES for name, value in seconds.items()}
     return {**per_edge, "ratio": seconds["autograd"] / seconds["closed"]}
@@ -150,7 +159,9 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--edges", type=int, nargs="+", default=[400, 1500, 3500], help="directed edges (default: %(default)s)")
+    parser.add_argument(
+        "--edges", type=int, nargs="+", default=[400, 1500, 3500], help="directed edges (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=7, help="rounds of timing (default: %(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")

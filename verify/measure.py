@@ -15,7 +15,7 @@ from .wigner import Array
 Outputs = list[list[Array]]
 """Per output a list with one array (rows, dim) per trial."""
 
-_OFFSET_FLOOR = 1e-4  # the scale of an invariant is its spread, but at least this fraction of its size
+_OFFSET_FLOOR = 1e-2  # the scale of an invariant is its spread, but at least this fraction of its size
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from .mutants.matrix import SEARCH, TRIALS, run_entry
 from .mutants.outcome import KillMatrix, Outcome
 from .result import CheckResult, Report, Verdict
 from .selfcheck import self_check
-from .settings import CASES, check_depth, check_setting
+from .settings import APPROXIMATE, CASES, check_approximate, check_depth, check_setting
 
 LMAX = 12
 PARTS = ("method", "settings", "mutants")
@@ -60,7 +60,7 @@ def tasks(parts: Sequence[str], seed: int) -> list[Task]:
         parts: some of `PARTS`.
         seed: seed of everything that is drawn.
     """
-    keys = {"settings": ["depth", *CASES], "method": list(_METHOD), "mutants": list(CATALOGUE)}
+    keys = {"settings": ["depth", *CASES, *APPROXIMATE], "method": list(_METHOD), "mutants": list(CATALOGUE)}
     return [Task(part, key, seed) for part in ("settings", "method", "mutants") if part in parts for key in keys[part]]
 
 
@@ -77,7 +77,9 @@ def run_task(task: Task) -> list[CheckResult] | Outcome:
         return run_entry(task.key, task.seed, TRIALS, SEARCH, all_checks=False)
     if task.part == "method":
         return _METHOD[task.key](task.seed)
-    return [check_depth(task.seed)] if task.key == "depth" else check_setting(task.key, task.seed)
+    if task.key == "depth":
+        return [check_depth(task.seed)]
+    return (check_approximate if task.key in APPROXIMATE else check_setting)(task.key, task.seed)
 
 
 def _results(work: Sequence[Task], workers: int) -> Iterator[list[CheckResult] | Outcome]:
@@ -147,7 +149,11 @@ def run_suite(
             outcomes.append(result)
             say(result.line())
             continue
-        named = [replace(c, name=f"{task.key}: {c.name}") for c in result] if task.key in CASES else result
+        named = (
+            [replace(c, name=f"{task.key}: {c.name}") for c in result]
+            if task.part == "settings" and task.key != "depth"
+            else result
+        )
         checks += named
         say("\n".join(c.line() for c in _shown(task, named)))
     if outcomes:
@@ -165,6 +171,8 @@ def run_suite(
 def _shown(task: Task, checks: Sequence[CheckResult]) -> Sequence[CheckResult]:
     """What is printed of a task: everything, but of a setting that passes only the check nearest to its limit."""
     failures = [c for c in checks if not c.passed]
+    if task.key in APPROXIMATE and not failures:
+        return checks[-1:]
     if task.key not in CASES or failures:
         return failures or checks
     nearest = min(checks, key=lambda c: c.margin)

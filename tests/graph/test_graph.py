@@ -45,7 +45,9 @@ def structure_of(seed: int = 0, spinful: bool = False, numbers: tuple[int, ...] 
         blocks[(0, 0, 0, k, k)] = 0.5 * (H + H.conj().T)
     for a, b, R in zip(i.tolist(), j.tolist(), shift.tolist(), strict=True):
         blocks[(*R, a, b)] = block(a, b)
-    return Structure(np.array(numbers), positions, cell, pbc, dict(ORBITALS), spinful, Blocks.from_dict(blocks), name="s")
+    return Structure(
+        np.array(numbers), positions, cell, pbc, dict(ORBITALS), spinful, Blocks.from_dict(blocks), name="s"
+    )
 
 
 @pytest.fixture(params=[False, True], ids=["spinless", "spinful"])

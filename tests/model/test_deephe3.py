@@ -18,7 +18,9 @@ SIZES = NetworkSizes("6x0e+4x1o+3x2e+2x3o", 5, 3, 2, 4.0, 8, "none")
 OPERATOR = Induction(True, True, "low_rank", 7, trace_width=8)
 
 
-@pytest.mark.parametrize(("key", "norm", "hermitian"), [("MM", "graph", False), ("BB", "none", True), ("MG", "none", True)])
+@pytest.mark.parametrize(
+    ("key", "norm", "hermitian"), [("MM", "graph", False), ("BB", "none", True), ("MG", "none", True)]
+)
 def test_rotated_structures_give_rotated_blocks(
     key: str, norm: str, hermitian: bool, layout: Maker, graph: Maker, network: Maker
 ) -> None:

@@ -24,10 +24,22 @@ CASES = {
     "MG packed operator": ("MG", GRAPH_NORM, PACKED, True, True),
     "MG two directions": ("MG", TINY, LOW_RANK, False, True),
     "MM graph norm": ("MM", GRAPH_NORM, LOW_RANK, True, True),
-    "BG higher degrees": ("BG", replace(TINY, hidden_irreps="3x0e+2x0o+2x1o+2x1e+2x2e+1x3o", lmax_sh=3), PACKED, True, True),
+    "BG higher degrees": (
+        "BG",
+        replace(TINY, hidden_irreps="3x0e+2x0o+2x1o+2x1e+2x2e+1x3o", lmax_sh=3),
+        PACKED,
+        True,
+        True,
+    ),
     "BB published": ("BB", GRAPH_NORM, None, False, False),
     "BT time reversal": ("BT", TINY, PACKED, True, True),
-    "BS mean of neighbours": ("BS", replace(GRAPH_NORM, num_neighbors=9.0), Induction(False, True, width=7, trace_width=8), True, False),
+    "BS mean of neighbours": (
+        "BS",
+        replace(GRAPH_NORM, num_neighbors=9.0),
+        Induction(False, True, width=7, trace_width=8),
+        True,
+        False,
+    ),
 }
 
 
@@ -50,7 +62,9 @@ def test_both_forms_agree(case: str, layout: Maker, graph: Maker, network: Maker
     mine, theirs = gradients(fast, structure), gradients(slow, structure)
     assert mine.keys() == theirs.keys()
     for name, value in theirs.items():
-        assert value.abs().max() > 0 or "sc.weight" in name or "trace" in name, f"{name} has no gradient: nothing tested"
+        assert value.abs().max() > 0 or "sc.weight" in name or "trace" in name, (
+            f"{name} has no gradient: nothing tested"
+        )
         assert relative(mine[name], value) < 1e-11, name
 
 

@@ -68,7 +68,9 @@ def structure_of(seed: int, spinful: bool = False, noise: float = 0.0) -> Struct
     """Return random atoms with a two-centre Hamiltonian."""
     random = np.random.default_rng(seed)
     numbers = np.array([6, 14, 6, 14])
-    positions = np.array([[0.0, 0, 0], [1.4, 0.3, 0.2], [0.2, 1.6, 0.9], [0.0, 0.0, 2.0]]) + random.uniform(-0.2, 0.2, (4, 3))
+    positions = np.array([[0.0, 0, 0], [1.4, 0.3, 0.2], [0.2, 1.6, 0.9], [0.0, 0.0, 2.0]]) + random.uniform(
+        -0.2, 0.2, (4, 3)
+    )
     cell, pbc = np.diag([3.0, 9.0, 9.0]), np.array([True, False, False])
     i, j, shift = neighbor_pairs(positions, cell, pbc, CUTOFF)
     blocks = {(0, 0, 0, k, k): on_site(int(Z), spinful) for k, Z in enumerate(numbers)}

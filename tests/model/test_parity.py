@@ -148,7 +148,9 @@ def _edit(name: str, old: str, new: str) -> Callable[[Path], None]:
 
 FAULTS: dict[str, Callable[[Path], Any]] = {
     "no description": lambda folder: (folder / "src" / "build_model.py").unlink(),
-    "a description that computes": _edit("build_model.py", "use_sbf=False", "use_sbf=bool(__import__('os').system('x'))"),
+    "a description that computes": _edit(
+        "build_model.py", "use_sbf=False", "use_sbf=bool(__import__('os').system('x'))"
+    ),
     "spherical basis": _edit("build_model.py", "use_sbf=False", "use_sbf=True"),
     "other blocks": _edit("dataset_info.json", "[0, 0, 1, 1, 2]", "[0, 1, 1, 2]"),
     "damaged record": _edit("dataset_info.json", '"spinful"', '"spin"'),

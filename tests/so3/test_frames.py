@@ -38,7 +38,9 @@ def natural_order(l: int) -> list[int]:
 def test_edge_is_the_pole_of_its_frame(vectors: torch.Tensor) -> None:
     wigner = frame_wigner(vectors, LMAX)
     for l in range(1, LMAX + 1):
-        Y = o3.spherical_harmonics(l, vectors[:, [1, 2, 0]], normalize=True, normalization="component")[:, natural_order(l)]
+        Y = o3.spherical_harmonics(l, vectors[:, [1, 2, 0]], normalize=True, normalization="component")[
+            :, natural_order(l)
+        ]
         there = (wigner[l] @ Y[:, :, None]).squeeze(2)
         pole = torch.zeros(2 * l + 1, dtype=torch.float64)
         pole[0] = math.sqrt(2 * l + 1)

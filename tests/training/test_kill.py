@@ -44,7 +44,7 @@ def kill_once(command: list[str], folder: Path, environment: dict[str, str], del
 def test_runs_killed_at_random_points_end_with_the_same_bits(
     tiny: Callable[..., Config], data_file: Path, tmp_path: Path
 ) -> None:
-    settings = {"checkpoint_seconds": 0.0, "epochs": 15 * (KILLS + 1), "select": "last", "ema_decay": 0.9}
+    settings = {"checkpoint_seconds": 0.0, "epochs": 6 * (KILLS + 1), "select": "last", "ema_decay": 0.9}
     config = tiny(data={"source": str(data_file)}, training=settings)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-m", "tracegrad", "train", "--quiet", "--resume", "--config"]

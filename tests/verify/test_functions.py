@@ -155,7 +155,7 @@ def test_fault_is_rejected_by_the_check_for_it(name: str) -> None:
     assert report.exit_code != 0
 
 
-def test_gain_of_single_precision_is_invisible_to_the_rotation_alone() -> None:
+def test_detached_branch_is_invisible_to_rotations_and_to_the_symmetry_of_gradients() -> None:
     report = _verify(_detached, [VECTORS], [VECTORS], diagnose=False)
     assert report.check("rotation").passed
     assert report.check("gradient").passed

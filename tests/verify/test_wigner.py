@@ -45,9 +45,7 @@ def test_D_moves_the_spherical_harmonics_of_e3nn(l: int) -> None:
     q = _special(rng)
     vectors = rng.normal(size=(len(q), 3))
     moved = np.einsum("nij,nj->ni", rotation_matrix(q), vectors)
-    left, right = (
-        o3.spherical_harmonics(l, torch.from_numpy(v), normalize=True).numpy() for v in (moved, vectors)
-    )
+    left, right = (o3.spherical_harmonics(l, torch.from_numpy(v), normalize=True).numpy() for v in (moved, vectors))
     assert np.abs(left - np.einsum("nij,nj->ni", wigner_D([l], q, "e3nn")[l], right)).max() < 40 * EPS * (1 + l)
 
 

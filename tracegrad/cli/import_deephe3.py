@@ -69,7 +69,11 @@ def run(options: argparse.Namespace) -> int:
     data = DataSummary(options.name, str(options.model), description.orbitals, description.spinful, "")
     model = make_network(config.model, data).to(next(network.parameters()).dtype)
     model.load_state_dict(network.state_dict())
-    info = {"imported_from": "DeepH-E3", "epoch": _number(content.get("epoch")), "val_loss": _number(content.get("val_loss"))}
+    info = {
+        "imported_from": "DeepH-E3",
+        "epoch": _number(content.get("epoch")),
+        "val_loss": _number(content.get("val_loss")),
+    }
     save_checkpoint(options.out, model, config, data, info)
     result = {
         "checkpoint": str(options.out),

@@ -232,7 +232,9 @@ class TargetLayout:
         """Layout from the plain data of :meth:`to_dict`."""
         orbitals = record["orbitals"]
         assert isinstance(orbitals, Mapping)
-        return cls({int(Z): shells for Z, shells in orbitals.items()}, bool(record["spinful"]), bool(record["time_reversal"]))
+        return cls(
+            {int(Z): shells for Z, shells in orbitals.items()}, bool(record["spinful"]), bool(record["time_reversal"])
+        )
 
 
 def numbered_shells(shells: Sequence[int]) -> list[tuple[int, int]]:

@@ -49,7 +49,7 @@ class HamiltonianDecoder(nn.Module):
         Returns:
             Blocks ``(N + P, 1 or 2, K_m)`` of the Hermitian half, or ``(E, ...)`` without symmetrisation.
         """
-        matrix = self.linear.matrix() * self.output_scale.like(self.linear.weight)
+        matrix = self.linear.matrices()[0] * self.output_scale.like(self.linear.weight)
         bias = self.linear.padded_bias() * self.output_scale.like(self.linear.weight)
         if not self.hermitian:
             return self._multiply(edge_feats, matrix, bias)
@@ -57,7 +57,9 @@ class HamiltonianDecoder(nn.Module):
         sign, reversed_sign = self.partner_sign.like(matrix), self.reversed_sign.like(matrix)
         parts = [torch.split(block, sizes) for block in edge_feats]
         swapped, swapped_bias = matrix[:, partner], bias[partner]
-        loops = self._multiply([p[0] for p in parts], 0.5 * (matrix + swapped * sign), 0.5 * (bias + swapped_bias * sign))
+        loops = self._multiply(
+            [p[0] for p in parts], 0.5 * (matrix + swapped * sign), 0.5 * (bias + swapped_bias * sign)
+        )
         forward = self._multiply([p[1] for p in parts], 0.5 * matrix, 0.5 * bias)
         mirrored = [p[2] * self._mirror(m).like(p[2]) for m, p in enumerate(parts)]
         backward = self._multiply(mirrored, 0.5 * swapped * reversed_sign, 0.5 * swapped_bias * reversed_sign)

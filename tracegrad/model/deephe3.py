@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from e3nn.o3 import Irreps
@@ -13,11 +14,12 @@ from torch_geometric.data import Data
 from tracegrad.graph.layout import TargetLayout
 from tracegrad.model.decoder import HamiltonianDecoder, TraceDecoder
 from tracegrad.model.gradient_induction import GradientInduction
+from tracegrad.model.layers.channels import scale_channels
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.model.layers.radial import GaussianBasis
 from tracegrad.model.output import OutputTransform
 from tracegrad.model.update import EdgeUpdate, NodeUpdate, UpdateConfig, gather_nodes
-from tracegrad.so3.frames import FrameBlocks, FrameLayout
+from tracegrad.so3.frames import EdgeFrames, FrameBlocks, FrameLayout
 
 EDGE_GAUSSIAN_STOP = 6.0  # Å; the grid of the initial edge features ends here whatever r_max is, as in DeepH-E3
 
@@ -95,7 +97,8 @@ class DeepHE3(nn.Module):
         embed = FrameLayout(f"{self.sizes.embed_dim}x0e")
         hidden = FrameLayout(FrameLayout(self.sizes.hidden_irreps).sorted_irreps)
         self.layouts_node = [embed] + [hidden] * (self.sizes.num_blocks - 1) + [_post_node_layout(hidden, targets)]
-        self.layouts_edge = [embed] + [hidden] * (self.sizes.num_blocks - 1) + [FrameLayout(targets.frame.sorted_irreps)]
+        last = FrameLayout(targets.frame.sorted_irreps)
+        self.layouts_edge = [embed] + [hidden] * (self.sizes.num_blocks - 1) + [last]
         # === embed atoms and distances ===
         self.embedding = EquivariantLinear(FrameLayout(f"{targets.num_species}x0e"), embed, bias=False)
         self.basis = GaussianBasis(self.sizes.r_max, self.sizes.num_radial)
@@ -112,8 +115,8 @@ class DeepHE3(nn.Module):
         # === decode ===
         self.decoder = HamiltonianDecoder(edges[-1], targets, hermitian)
         self.output = output or OutputTransform(targets)
-        trace_in = self.sizes.num_blocks * targets.num_channels
-        self.trace_decoder = TraceDecoder(trace_in, targets, self.induction.trace_width) if self.induction.trace else None
+        width = self.sizes.num_blocks * targets.num_channels
+        self.trace_decoder = TraceDecoder(width, targets, self.induction.trace_width) if self.induction.trace else None
 
     @property
     def has_invariants(self) -> bool:
@@ -150,32 +153,34 @@ class DeepHE3(nn.Module):
         node_feats = self.embedding([one_hot[:, None, :]])
         initial = self.distance_expansion(distances)
         edge_feats = [torch.cat([initial[:1].expand(graph.num_nodes, -1), initial[1:], initial[1:]])[:, None, :]]
-        gathered = gather_nodes(node_feats, self.layouts_node[0], graph)
+        frames = EdgeFrames(graph.wigner)
+        gathered = gather_nodes(node_feats, self.layouts_node[0], graph, frames)
         invariants: list[Tensor] = []
         for k in range(self.sizes.num_blocks):
-            node_feats = self.node_updates[k](node_feats, gathered, edge_feats, basis, graph)
-            gathered = gather_nodes(node_feats, self.layouts_node[k + 1], graph)
-            edge_feats = self.edge_updates[k](gathered, edge_feats, basis, graph)
+            node_feats = self.node_updates[k](node_feats, gathered, edge_feats, basis, graph, frames)
+            gathered = gather_nodes(node_feats, self.layouts_node[k + 1], graph, frames)
+            edge_feats = self.edge_updates[k](gathered, edge_feats, basis, graph, frames)
             if self.has_invariants:
                 edge_feats = self._induce(k, edge_feats, invariants)
         return node_feats, edge_feats, invariants
 
     def _induce(self, k: int, edge_feats: FrameBlocks, invariants: list[Tensor]) -> FrameBlocks:
         """``o = f + gain * v`` with the operator, ``f`` without; ``z`` is kept for the trace decoder (Eq. 9)."""
+        induction = cast(GradientInduction, self.inductions[k])
         if not self.induction.operator:
-            invariants.append(self.inductions[k].invariants(edge_feats))
+            invariants.append(induction.invariants(edge_feats))
             return edge_feats
-        z, v = self.inductions[k].in_frame(edge_feats)
+        z, v = induction.in_frame(edge_feats)
         invariants.append(z)
-        starts = self.layouts_edge[k + 1].starts
-        return [f + self.gains[k][start:] * g for f, g, start in zip(edge_feats, v, starts, strict=True)]
+        scaled = scale_channels(v, self.gains[k][None], self.layouts_edge[k + 1].starts)
+        return [f + g for f, g in zip(edge_feats, scaled, strict=True)]
 
     def in_frame(self, graph: Data) -> dict[str, Tensor]:
         """Predictions in the frames of the edges, as training compares them.
 
         Returns:
-            ``"frame"``: ``(N + P, D)`` flat frame vectors of the orthonormal irreps, eV (all ``E`` edges where the model is
-            not Hermitian); ``"trace"``: ``(N + P, n_blocks)`` trace labels, eV², where they are supervised and in training.
+            ``"frame"``: ``(N + P, D)`` flat frame vectors of the orthonormal irreps, eV (all ``E`` edges where the model
+            is not Hermitian); ``"trace"``: ``(N + P, n_blocks)`` trace labels, eV², where supervised and in training.
         """
         _, edge_feats, invariants = self.encode(graph)
         outputs = {"frame": self.output(self.targets.frame.flatten(self.decoder(edge_feats, graph)), graph)}

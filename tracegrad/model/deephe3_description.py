@@ -48,7 +48,7 @@ class DeepHE3Description:
     @property
     def embed_dim(self) -> int:
         """Scalars of a node and of an edge before the first block."""
-        return Irreps(self.irreps["irreps_embed"]).num_irreps
+        return int(Irreps(self.irreps["irreps_embed"]).num_irreps)
 
     def targets(self) -> TargetLayout:
         """The layout of the targets: all blocks, all spin components.
@@ -144,7 +144,9 @@ def description_beside(checkpoint: Path, state: Mapping[str, Tensor], source: Pa
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{folder}: expected the description of a DeepH-E3 network, found {_kind(error)}") from None
+        raise CheckpointError(
+            f"{folder}: expected the description of a DeepH-E3 network, found {_kind(error)}"
+        ) from None
 
 
 def _network_call(path: Path) -> dict[str, Any]:
@@ -157,7 +159,9 @@ def _network_call(path: Path) -> dict[str, Any]:
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{path}: expected one call Net(name=value, ...) of literals, found {_kind(error)}") from None
+        raise CheckpointError(
+            f"{path}: expected one call Net(name=value, ...) of literals, found {_kind(error)}"
+        ) from None
 
 
 def _dataset_info(path: Path) -> tuple[dict[int, tuple[int, ...]], bool]:

@@ -56,7 +56,8 @@ def node_output(model: DeepHE3, state: State, node_feats: list[Tensor], irreps_n
     linear = EquivariantLinear(model.layouts_node[-1], FrameLayout("1x0e")).to(node_feats[0])
     with torch.no_grad():
         _load_linear(linear, state, "lin_node", Irreps(irreps_node), Irreps("1x0e"))
-    return linear(node_feats)[0][:, 0]
+    blocks: list[Tensor] = linear(node_feats)
+    return blocks[0][:, 0]
 
 
 def deephe3_channels(targets: TargetLayout) -> Tensor:

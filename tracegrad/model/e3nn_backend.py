@@ -161,7 +161,9 @@ class _E3nnUpdate(nn.Module):
             scale = update.config.num_neighbors**-0.5
             messages = messages.new_zeros(len(nodes), messages.shape[1]).index_add(0, centre, messages) * scale
         new = self.lin_post(messages, update.lin_post.weight, update.lin_post.bias)
-        new = new + (self.sc(old, types, update.sc.weight) if update.sc.num_types > 1 else self.sc(old, update.sc.weight))
+        new = new + (
+            self.sc(old, types, update.sc.weight) if update.sc.num_types > 1 else self.sc(old, update.sc.weight)
+        )
         if self.norm is not None:
             new = self.norm(new, batch, len(graph.cell), update.norm)
         return new + (old if self.skip is None else self.skip(old, update.skip.weight))
@@ -174,7 +176,7 @@ class _E3nnConvolution(nn.Module):
 
     def __init__(self, conv: EdgeConvolution) -> None:
         super().__init__()
-        sources = (conv.tp.node.layout, conv.tp.node.layout, conv.tp.edge.layout)
+        sources = (conv.tp.layout_node, conv.tp.layout_node, conv.tp.layout_edge)
         irreps_in = Irreps([entry for layout in sources for entry in layout.sorted_irreps])
         irreps_sh = Irreps.spherical_harmonics(conv.lmax_sh)
         irreps_gate = conv.layout_gate.sorted_irreps

@@ -20,6 +20,7 @@ from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
 from tracegrad.model.invariant_head import InvariantHead
+from tracegrad.model.layers.channels import channel_dot, scale_channels
 from tracegrad.model.layers.constant import Constant
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
@@ -82,24 +83,19 @@ class LowRankForm(nn.Module):
         self.mixing = nn.Linear(layout.num_channels, width, bias=False)
         self.inverse_dims = Constant(1.0 / (2.0 * layout.degrees.double() + 1.0))
 
-    def forward(self, blocks: FrameBlocks) -> tuple[Tensor, tuple[Tensor, list[Tensor]]]:
+    def forward(self, blocks: FrameBlocks) -> tuple[Tensor, tuple[list[Tensor], FrameBlocks]]:
         """``u`` of shape ``(rows, width)`` and what :meth:`pull_back` needs."""
-        matrix, starts = self.projection.matrix(), self.layout.starts
-        projected = [block @ matrix[start:, start:] for block, start in zip(blocks, starts, strict=True)]
-        squares = [p.square().sum(1) for p in projected]
-        total = squares[0]
-        for square, start in zip(squares[1:], starts[1:], strict=True):
-            total = total + nn.functional.pad(square, (start, 0))
-        return self.mixing(total * self.inverse_dims.like(total)), (matrix, projected)
+        matrices = self.projection.matrices()
+        projected = [block @ matrix for block, matrix in zip(blocks, matrices, strict=True)]
+        squares = channel_dot(projected, projected, self.layout.starts)
+        return self.mixing(squares * self.inverse_dims.like(squares)), (matrices, projected)
 
-    def pull_back(self, g: Tensor, cache: tuple[Tensor, list[Tensor]]) -> FrameBlocks:
+    def pull_back(self, g: Tensor, cache: tuple[list[Tensor], FrameBlocks]) -> FrameBlocks:
         """``v`` from ``g = d sum(z) / du``."""
-        matrix, projected = cache
+        matrices, projected = cache
         slopes = (g @ self.mixing.weight) * (2 * self.inverse_dims.like(g))
-        return [
-            (p * slopes[:, None, start:]) @ matrix[start:, start:].T
-            for p, start in zip(projected, self.layout.starts, strict=True)
-        ]
+        scaled = scale_channels(projected, slopes, self.layout.starts)
+        return [block @ matrix.T for block, matrix in zip(scaled, matrices, strict=True)]
 
 
 class GradientInduction(nn.Module):

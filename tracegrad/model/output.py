@@ -134,13 +134,14 @@ class OutputTransform(nn.Module):
         logs = torch.stack([0.5 * squares[b].mean(0).clamp(min=SMALLEST_SCALE**2).log() for b in filled])
         shapes = self._shapes(centres)
         gram = shapes.T @ shapes + 1e-6 * len(filled) * torch.eye(NUM_SHAPES, dtype=shapes.dtype)
-        return torch.linalg.solve(gram, shapes.T @ logs)
+        solution: Tensor = torch.linalg.solve(gram, shapes.T @ logs)
+        return solution
 
     def _splines(self, r: Tensor) -> Tensor:
         """Cubic B-splines on an even grid; all vanish at the cutoff with two derivatives, ``(rows, NUM_SPLINES)``."""
         low, high = self.bounds.double()
         step = (high - low) / NUM_SPLINES
-        centres = low + step * torch.arange(-1, NUM_SPLINES - 1, dtype=torch.float64, device=r.device)
+        centres: Tensor = low + step * torch.arange(-1, NUM_SPLINES - 1, dtype=torch.float64, device=r.device)
         x = ((r.double().clamp(min=low)[:, None] - centres) / step).abs()
         near, far = (4 - 6 * x**2 + 3 * x**3) / 6, (2 - x).clamp(min=0) ** 3 / 6
         return torch.where(x < 1, near, far)
@@ -148,21 +149,21 @@ class OutputTransform(nn.Module):
     def _shapes(self, r: Tensor) -> Tensor:
         """Powers of the distance scaled to [-1, 1], ``(rows, NUM_SHAPES)``."""
         low, high = self.bounds.double()
-        x = (2 * (r.double() - low) / (high - low) - 1).clamp(-1, 1)
-        return x[:, None] ** torch.arange(NUM_SHAPES, dtype=torch.float64, device=r.device)
+        x: Tensor = (2 * (r.double() - low) / (high - low) - 1).clamp(-1, 1)
+        powers: Tensor = x[:, None] ** torch.arange(NUM_SHAPES, dtype=torch.float64, device=r.device)
+        return powers
 
 
 def _distances(graph: Data, rows: int) -> Tensor:
-    return graph.edge_vectors[graph.num_nodes : rows].norm(dim=1)
+    vectors: Tensor = graph.edge_vectors[graph.num_nodes : rows]
+    return vectors.norm(dim=1)
 
 
 def _by_type(types: Tensor) -> list[tuple[int, Tensor]]:
     return [(int(t), (types == t).nonzero().squeeze(1)) for t in types.unique()]
 
 
-def _collect(
-    graphs: list[Data], targets: TargetLayout
-) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
+def _collect(graphs: list[Data], targets: TargetLayout) -> tuple[dict[int, Tensor], dict[int, tuple[Tensor, Tensor]]]:
     """Targets in float64: of the self-loops by species, of all directed edges with their distances by pair type."""
     loops: dict[int, list[Tensor]] = {}
     pairs: dict[int, list[tuple[Tensor, Tensor]]] = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 import torch
 from torch import nn
@@ -10,6 +12,9 @@ from torch_geometric.data import Data
 from tracegrad.data import Blocks
 from tracegrad.graph.build import half_keys
 from tracegrad.graph.targets import irreps_to_blocks
+
+if TYPE_CHECKING:
+    from tracegrad.model.deephe3 import DeepHE3
 
 
 def predict_blocks(model: nn.Module, graph: Data) -> Blocks:
@@ -22,14 +27,15 @@ def predict_blocks(model: nn.Module, graph: Data) -> Blocks:
     Returns:
         The Hermitian half, or all directed edges where the model is not Hermitian.
     """
-    training = model.training
-    model.eval()
+    network = cast("DeepHE3", model)  # or any network with its `in_frame` and `targets`
+    training = network.training
+    network.eval()
     with torch.inference_mode():
-        flat = model.in_frame(graph)["frame"]
+        flat = network.in_frame(graph)["frame"]
         rows = len(flat)
-        irreps = model.targets.frame.from_frame(flat.double(), [D[:rows].double() for D in graph.wigner])
-    model.train(training)
+        irreps = network.targets.frame.from_frame(flat.double(), [D[:rows].double() for D in graph.wigner])
+    network.train(training)
     keys = half_keys(graph)
     if rows != len(keys):
         keys = np.concatenate([graph.cell_shift.cpu().numpy(), graph.edge_index.T.cpu().numpy()], axis=1)
-    return irreps_to_blocks(irreps.cpu(), keys, graph.edge_type[:rows].cpu(), model.targets)
+    return irreps_to_blocks(irreps.cpu(), keys, graph.edge_type[:rows].cpu(), network.targets)

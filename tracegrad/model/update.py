@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from tracegrad.model.layers.channels import to_edges, to_nodes
 from tracegrad.model.layers.convolution import EdgeConvolution, NodeMessages
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.model.layers.norm import GraphNorm
-from tracegrad.so3.frames import FrameBlocks, FrameLayout
+from tracegrad.so3.frames import EdgeFrames, FrameBlocks, FrameLayout
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,25 @@ class UpdateConfig:
     num_neighbors: float = 1.0
 
 
-def gather_nodes(node_feats: FrameBlocks, layout: FrameLayout, graph: Data) -> NodeMessages:
+def gather_nodes(node_feats: FrameBlocks, layout: FrameLayout, graph: Data, frames: EdgeFrames) -> NodeMessages:
     """Node features of both ends of every edge, rotated into its frame.
 
     Args:
         node_feats: blocks ``(N, 1 or 2, K_m)`` in the global frame.
         layout: their channels.
-        graph: edges and frames.
+        graph: edges.
+        frames: frames of the edges.
     """
-    centre, neighbour = graph.edge_index
+    centre, neighbour = graph.edge_index.unbind()
     num_scalars = layout.starts[1] if layout.lmax else layout.num_channels
     scalars = node_feats[0][:, 0, :num_scalars]
     if layout.lmax == 0:
         return NodeMessages(scalars, [], centre, neighbour)
-    first = 1 + (len(layout.groups) > 1 and layout.groups[1][1] == 0)
-    doubled = FrameLayout([(2 * mul, (l, (-1) ** l if natural else -((-1) ** l))) for mul, l, natural in layout.groups[first:]])
-    fields = [
-        torch.cat([field.index_select(0, centre), field.index_select(0, neighbour)], dim=2)
-        for field in layout.to_fields(node_feats)[first:]
-    ]
-    blocks = doubled.from_fields(doubled.rotate_fields(fields, graph.wigner))
-    return NodeMessages(scalars, blocks, centre, neighbour)
+    higher = layout.without_scalars
+    blocks = [node_feats[0][:, :, num_scalars:], *node_feats[1:]]
+    return NodeMessages(
+        scalars, to_edges(higher.to_fields(blocks), higher, frames, (centre, neighbour)), centre, neighbour
+    )
 
 
 class Update(nn.Module):
@@ -94,14 +92,15 @@ class Update(nn.Module):
         types: Tensor,
         batch: Tensor,
         num_graphs: int,
-        wigner: list[Tensor] | None,
+        frames: EdgeFrames | None,
     ) -> FrameBlocks:
         """``norm(lin_post(messages) + sc(feats, type)) + skip(feats)``."""
-        updated = [a + b for a, b in zip(self.lin_post(messages), self.sc(feats, types), strict=True)]
+        updated: FrameBlocks = self.sc(feats, types, plus=self.lin_post(messages))
         if self.norm is not None:
-            updated = self.norm(updated, batch, num_graphs, wigner)
-        skipped = feats if self.skip is None else self.skip(feats)
-        return [a + b for a, b in zip(updated, skipped, strict=True)]
+            updated = self.norm(updated, batch, num_graphs, frames)
+        if self.skip is not None:
+            return list(self.skip(feats, plus=updated))
+        return [a + b for a, b in zip(updated, feats, strict=True)]
 
 
 class NodeUpdate(Update):
@@ -116,19 +115,22 @@ class NodeUpdate(Update):
         super().__init__(layout_node, layout_edge, layout_node, layout_out, config.num_species, config)
 
     def forward(
-        self, node_feats: FrameBlocks, gathered: NodeMessages, edge_feats: FrameBlocks, basis: Tensor, graph: Data
+        self,
+        node_feats: FrameBlocks,
+        gathered: NodeMessages,
+        edge_feats: FrameBlocks,
+        basis: Tensor,
+        graph: Data,
+        frames: EdgeFrames,
     ) -> FrameBlocks:
         """Updated node features, blocks ``(N, 1 or 2, K_m)`` in the global frame."""
         messages = self.conv(gathered, edge_feats, basis, node_linear=self.lin_pre)
-        fields = self.layout_out.rotate_fields(self.layout_out.to_fields(messages), graph.wigner, inverse=True)
-        scale = self.config.num_neighbors**-0.5
-        sums = [
-            field.new_zeros(graph.num_nodes, *field.shape[1:]).index_add(0, gathered.centre, field, alpha=scale)
-            for field in fields
-        ]
-        return self.finish(
-            node_feats, self.layout_out.from_fields(sums), graph.species, graph.batch, len(graph.cell), None
+        sums = self.layout_out.from_fields(
+            to_nodes(messages, self.layout_out, frames, gathered.centre, graph.num_nodes)
         )
+        if self.config.num_neighbors != 1:
+            sums = [block * self.config.num_neighbors**-0.5 for block in sums]
+        return self.finish(node_feats, sums, graph.species, graph.batch, len(graph.cell), None)
 
 
 class EdgeUpdate(Update):
@@ -142,8 +144,10 @@ class EdgeUpdate(Update):
     ) -> None:
         super().__init__(layout_node, layout_edge, layout_edge, layout_out, config.num_species**2, config)
 
-    def forward(self, gathered: NodeMessages, edge_feats: FrameBlocks, basis: Tensor, graph: Data) -> FrameBlocks:
+    def forward(
+        self, gathered: NodeMessages, edge_feats: FrameBlocks, basis: Tensor, graph: Data, frames: EdgeFrames
+    ) -> FrameBlocks:
         """Updated edge features, blocks ``(E, 1 or 2, K_m)``."""
         messages = self.conv(gathered, edge_feats, basis, edge_linear=self.lin_pre)
         batch = graph.batch[gathered.centre]
-        return self.finish(edge_feats, messages, graph.edge_type, batch, len(graph.cell), graph.wigner)
+        return self.finish(edge_feats, messages, graph.edge_type, batch, len(graph.cell), frames)

@@ -72,6 +72,11 @@ class FrameLayout:
         return Irreps([(mul, (l, (-1) ** l if natural else -((-1) ** l))) for mul, l, natural in self.groups])
 
     @cached_property
+    def without_scalars(self) -> FrameLayout:
+        """Layout of the channels with ``l > 0`` alone."""
+        return FrameLayout(Irreps([entry for entry in self.sorted_irreps if entry.ir.l > 0]))
+
+    @cached_property
     def component_index(self) -> tuple[Tensor, Tensor]:
         """Position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``."""
         position, sign = [], []

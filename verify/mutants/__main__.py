@@ -45,8 +45,12 @@ def _false_alarms(options: argparse.Namespace) -> int:
 
 
 def _e3nn(options: argparse.Namespace) -> int:
-    table = side_by_side(options.keys or None, seed=options.seed, progress=lambda line: print(line, flush=True))
-    print(table)
+    text = side_by_side(options.keys or None, seed=options.seed, progress=lambda line: print(line, flush=True))
+    print(text)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(options.out / "side_by_side.md") as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
     return 0
 
 

@@ -14,9 +14,11 @@ from ..subject import quiet
 from .catalogue import CATALOGUE, entry
 from .kinds import Mutant
 from .matrix import run_entry
+from .outcome import KillMatrix, Outcome
 
 REPEATS = 5
 POINTS = 7
+HEADER = ("#", "fault or control", "checks that do not pass", "verdict", "largest error", "e3nn rejects", "precedent")
 
 
 def e3nn_failures(mutant: Mutant, repeats: int = REPEATS) -> int | None:
@@ -37,9 +39,8 @@ def e3nn_failures(mutant: Mutant, repeats: int = REPEATS) -> int | None:
         with quiet(torch.float64), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
             warnings.simplefilter("ignore")
             torch.manual_seed(seed)
-            arguments = [
-                torch.randn(POINTS, 3 if e == "cartesian_points" else o3.Irreps(e).dim) for e in subject.irreps_in
-            ]
+            widths = [3 if entry == "cartesian_points" else o3.Irreps(entry).dim for entry in subject.irreps_in]
+            arguments = [torch.randn(POINTS, width) for width in widths]
             try:
                 with torch.no_grad():
                     assert_equivariant(subject.func, arguments, list(subject.irreps_in), list(subject.irreps_out))
@@ -55,7 +56,7 @@ def side_by_side(
     repeats: int = REPEATS,
     progress: Callable[[str], None] | None = None,
 ) -> str:
-    """Markdown table of what each tool says about every entry.
+    """Kill matrix of this verifier with the verdict of e3nn's tool beside it, as Markdown.
 
     Args:
         keys: entries, or None for all.
@@ -66,18 +67,28 @@ def side_by_side(
     Returns:
         Table and tally.
     """
-    rows, caught, flagged, faults, controls = [], 0, 0, 0, 0
+    outcomes: list[Outcome] = []
+    theirs: list[int | None] = []
     for key in [entry(k).key for k in keys] if keys is not None else CATALOGUE:
-        mutant = entry(key)
-        failures = e3nn_failures(mutant, repeats)
-        ours = run_entry(key, seed)
-        text = "no form for it" if failures is None else f"{failures}/{repeats}"
-        rows.append([key, mutant.title, text, ours.verdict, number(ours.error)])
-        if mutant.control:
-            controls, flagged = controls + 1, flagged + bool(failures)
-        else:
-            faults, caught = faults + 1, caught + (failures == repeats)
+        theirs.append(e3nn_failures(entry(key), repeats))
+        outcomes.append(run_entry(key, seed))
         if progress is not None:
-            progress(f"{key}: e3nn {text}, this verifier {ours.verdict}")
-    tally = f"e3nn rejects {caught} of {faults} faults in every run, and {flagged} of {controls} controls in some run."
-    return f"{table(['#', 'fault or control', 'e3nn rejects', 'this verifier', 'error'], rows)}\n\n{tally}"
+            progress(f"{outcomes[-1].line()} e3nn {_fraction(theirs[-1], repeats)}")
+    rows = [_row(outcome, _fraction(count, repeats)) for outcome, count in zip(outcomes, theirs, strict=True)]
+    every = [c for o, c in zip(outcomes, theirs, strict=True) if not o.control]
+    some = [c for o, c in zip(outcomes, theirs, strict=True) if o.control]
+    tally = (
+        f"This verifier: {KillMatrix(tuple(outcomes)).tally()}. e3nn's tool: {sum(c == repeats for c in every)} of "
+        f"{len(every)} faults rejected in every run ({sum(c is None for c in every)} have no form for it), "
+        f"{sum(bool(c) for c in some)} of {len(some)} controls rejected in some run."
+    )
+    return f"{table(HEADER, rows)}\n\n{tally}"
+
+
+def _fraction(count: int | None, repeats: int) -> str:
+    return "–" if count is None else f"{count}/{repeats}"
+
+
+def _row(outcome: Outcome, theirs: str) -> list[str]:
+    checks = ", ".join(outcome.checks) or "–"
+    return [outcome.key, outcome.title, checks, outcome.verdict, number(outcome.error), theirs, outcome.precedent]

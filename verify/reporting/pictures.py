@@ -77,7 +77,7 @@ def error_per_irrep(report: Report) -> Figure | None:
     for check in report.checks:
         for block in check.blocks:
             if not block.zero:
-                groups.setdefault(f"{block.output} {block.irrep}", []).append((check.name, block))
+                groups.setdefault(f"{block.output} {block.irrep}", []).append((check.name.split(": ")[-1], block))
     if not groups:
         return None
     names = sorted({name for rows in groups.values() for name, _ in rows})

@@ -41,7 +41,11 @@ _RULES = {
         "The order of the edges enters, or one is cut by its index.",
     ),
     "batch_independence": ("a structure in a batch is as alone", "Statistics run over the batch."),
-    "locality": ("a far fragment changes nothing", "Statistics run over the whole graph."),
+    "far_fragment": ("a far fragment changes nothing", "Statistics run over the whole graph."),
+    "force_consistency": ("forces are minus the gradient of the energy", "The forces do not belong to the energy."),
+    "budget": ("the error in meV stays within the budget", "An approximately equivariant model is too far off."),
+    "pole": ("directions on and near the coordinate axes", "A frame or a branch loses digits near an axis."),
+    "depth": ("the error does not grow with depth", "Round-off is amplified from layer to layer."),
     "gradient": ("gradients are equivariant", "The backward pass breaks the symmetry."),
     "finite_difference": ("gradients are derivatives", "A branch is detached or a backward pass is wrong."),
     "jvp_vjp": ("forward and reverse mode agree", "One of the two modes of differentiation is wrong."),
@@ -50,10 +54,6 @@ _RULES = {
     "input_mutation": ("inputs stay as they were", "An in-place operation changes the caller's tensors."),
     "dtype_leak": ("one precision throughout", "A tensor is rounded to a narrower type on the way."),
     "vacuity": ("there is something to verify", "Outputs are NaN, zero, or do not depend on the inputs."),
-    "scale": (
-        "the symmetry holds at every size of the inputs",
-        "A branch that only large or small values take breaks it.",
-    ),
     "search": (
         "no counterexample in an adversarial search",
         "A special geometry breaks the symmetry: poles, planes, zeros.",

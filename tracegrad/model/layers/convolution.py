@@ -19,9 +19,12 @@ from e3nn.math import normalize2mom
 from e3nn.o3 import Irreps, wigner_3j
 from torch import Tensor, nn
 
+from tracegrad.model.layers.channels import scale_channels
 from tracegrad.model.layers.constant import Constant
 from tracegrad.model.layers.linear import EquivariantLinear, group_slices
+from tracegrad.model.layers.weight_map import WeightMap
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
+
 
 @dataclass(frozen=True)
 class NodeMessages:
@@ -29,8 +32,8 @@ class NodeMessages:
 
     Attributes:
         scalars: ``(N, K_0)`` channels of degree 0, not gathered.
-        blocks: for every ``m``, the channels with ``l >= max(m, 1)`` in the frame of the edge, ``(E, 1 or 2, 2 K)``: of
-            each irrep those of the centre and then those of the neighbour; empty where there are only scalars.
+        blocks: for every ``m``, the channels with ``l >= max(m, 1)`` in the frame of the edge, ``(E, 1 or 2, 2 K)``:
+            those of the centre, then those of the neighbour; empty where there are only scalars.
         centre: ``(E,)`` index of the receiving node.
         neighbour: ``(E,)`` index of the other node.
     """
@@ -58,55 +61,32 @@ class _Path:
     def shape(self) -> tuple[int, int]:
         return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
 
-    @property
-    def slot(self) -> int:
-        """Number of the harmonic among those that connect ``l_1`` and ``l_3`` with the right parity."""
-        return (self.l2 - abs(self.l1 - self.l3)) // 2
-
     def pole_coefficient(self, m: int) -> float:
-        """Factor from the even row of the input to the even row of the output, with ``Y`` at the pole (core.md, Eq. 3)."""
+        """Factor from the even row of the input to that of the output, with ``Y`` at the pole (core.md, Eq. 3)."""
         w = wigner_3j(self.l1, self.l2, self.l3, dtype=torch.float64)
         row = m if self.natural1 else -m
         column = m if self.natural3 else -m
         return math.sqrt(2 * self.l2 + 1) * float(w[self.l1 + row, self.l2, self.l3 + column])
 
+    @property
+    def loop_coefficient(self) -> float:
+        """Factor on self-loops, which only the harmonic of degree 0 reaches (core.md, Eq. 5)."""
+        return 1 / math.sqrt(2 * self.l1 + 1) if self.l2 == 0 else 0.0
 
-class _SourceTable:
-    """Where the weights of some sources of one layout stand, and their coefficients for every ``m``."""
 
-    def __init__(self, paths: list[_Path], norms: list[float], first: int, layout: FrameLayout, out: FrameLayout) -> None:
-        self.layout, self.out = layout, out
-        sources = [path.source for path in paths]
-        self.num_sources = max(sources) - min(sources) + 1
-        self.num_slots = max(path.slot for path in paths) + 1
-        self.weights = slice(first, first + sum(math.prod(path.shape) for path in paths))
-        shape = (self.num_slots, self.num_sources, layout.num_channels, out.num_channels)
-        place = torch.arange(math.prod(shape)).view(shape)
-        pieces = [place[p.slot, p.source - min(sources), p.rows, p.columns].flatten() for p in paths]
-        self.shape, self.index = shape, Constant(torch.cat(pieces))
-        self.coefficients = []
-        for m in range(min(layout.lmax, out.lmax) + 1):
-            table = torch.zeros(self.num_slots, 1, layout.num_channels, out.num_channels, dtype=torch.float64)
-            for path, norm in zip(paths, norms, strict=True):
-                if m <= min(path.l1, path.l3):
-                    table[path.slot, 0, path.rows, path.columns] = norm * path.pole_coefficient(m)
-            self.coefficients.append(Constant(table[:, :, layout.starts[m] :, out.starts[m] :].contiguous()))
-        loop = torch.zeros(layout.num_channels, out.num_channels, dtype=torch.float64)
-        for path, norm in zip(paths, norms, strict=True):
-            if path.l2 == 0:
-                loop[path.rows, path.columns] = norm / math.sqrt(2 * path.l1 + 1)
-        self.loop = Constant(loop)
+@dataclass(frozen=True)
+class _Matrices:
+    """Matrices of a tensor product in the frames of the edges; ``N`` is the width of the output in each block.
 
-    def matrices(self, weight: Tensor) -> tuple[list[Tensor], Tensor]:
-        """``(sources, K_in(m), K_out(m))`` for every ``m`` on pairs, and ``(sources, K_in, K_out)`` on self-loops."""
-        dense = weight.new_zeros(math.prod(self.shape)).index_put((self.index.like(weight),), weight[self.weights])
-        dense = dense.view(self.shape)
-        starts, starts_out = self.layout.starts, self.out.starts
-        pairs = [
-            (dense[:, :, starts[m] :, starts_out[m] :] * table.like(dense)).sum(0)
-            for m, table in enumerate(self.coefficients)
-        ]
-        return pairs, dense[0] * self.loop.like(dense)
+    Attributes:
+        edge: per ``m``: ``(K_m, 2 N_m)``, columns for pairs and then for self-loops.
+        node: per ``m``: ``(2, K_m, 2 N_m)`` for ``x_i`` and ``x_j``, channels with ``l >= max(m, 1)``.
+        scalars: ``(K, 3 N_0)`` for the scalars of the nodes: as centre, as neighbour, on self-loops.
+    """
+
+    edge: list[Tensor]
+    node: list[Tensor]
+    scalars: Tensor
 
 
 class TensorProductWeights(nn.Module):
@@ -122,14 +102,55 @@ class TensorProductWeights(nn.Module):
         lmax_sh: largest degree of the spherical harmonics.
     """
 
-    def __init__(self, layout_node: FrameLayout, layout_edge: FrameLayout, layout_out: FrameLayout, lmax_sh: int) -> None:
+    def __init__(
+        self, layout_node: FrameLayout, layout_edge: FrameLayout, layout_out: FrameLayout, lmax_sh: int
+    ) -> None:
         super().__init__()
+        self.layout_node, self.layout_edge, self.layout_out = layout_node, layout_edge, layout_out
         paths = _paths([layout_node, layout_node, layout_edge], layout_out, lmax_sh)
-        norms = _path_norms(paths)
-        split = sum(path.source < 2 for path in paths)
-        self.node = _SourceTable(paths[:split], norms[:split], 0, layout_node, layout_out)
-        self.edge = _SourceTable(paths[split:], norms[split:], self.node.weights.stop, layout_edge, layout_out)
-        self.weight = nn.Parameter(torch.randn(self.edge.weights.stop))
+        num_weights = sum(math.prod(path.shape) for path in paths)
+        self.weight = nn.Parameter(torch.randn(num_weights))
+        self.num_edge = min(layout_edge.lmax, layout_out.lmax) + 1
+        self.num_node = min(layout_node.lmax, layout_out.lmax) + 1 if layout_node.lmax else 0
+        self.num_scalars = layout_node.starts[1] if layout_node.lmax else layout_node.num_channels
+        widths = layout_out.widths
+        shapes: list[tuple[int, ...]] = [(layout_edge.widths[m], 2 * widths[m]) for m in range(self.num_edge)]
+        shapes += [(2, layout_node.widths[max(m, 1)], 2 * widths[m]) for m in range(self.num_node)]
+        self.map = WeightMap(num_weights, [*shapes, (self.num_scalars, 3 * widths[0])])
+        first = 0
+        for path, norm in zip(paths, _path_norms(paths), strict=True):
+            index = torch.arange(first, first + math.prod(path.shape)).view(path.shape)
+            first += index.numel()
+            self._add(path, norm, index)
+
+    def _add(self, path: _Path, norm: float, index: Tensor) -> None:
+        """Enter the weights of a path into the map."""
+        u, w = (
+            torch.arange(path.rows.start, path.rows.stop)[:, None],
+            torch.arange(path.columns.start, path.columns.stop),
+        )
+        if path.source < 2 and path.l1 == 0:
+            width = self.layout_out.widths[0]
+            place, number = u * 3 * width + w, self.num_edge + self.num_node
+            self.map.add(number, place + path.source * width, index, norm * path.pole_coefficient(0))
+            if path.loop_coefficient:
+                self.map.add(number, place + 2 * width, index, norm * path.loop_coefficient)
+            return
+        layout = self.layout_edge if path.source == 2 else self.layout_node
+        for m in range(min(path.l1, path.l3) + 1):
+            width, number, row = self.layout_out.widths[m], m, u - layout.starts[m]
+            if path.source < 2:
+                count, number = layout.widths[max(m, 1)], self.num_edge + m
+                row = u - layout.starts[max(m, 1)] + path.source * count
+            place = row * 2 * width + w - self.layout_out.starts[m]
+            self.map.add(number, place, index, norm * path.pole_coefficient(m))
+            if path.loop_coefficient:
+                self.map.add(number, place + width, index, norm * path.loop_coefficient)
+
+    def matrices(self) -> _Matrices:
+        """The matrices for the present weights."""
+        *blocks, scalars = self.map(self.weight)
+        return _Matrices(blocks[: self.num_edge], blocks[self.num_edge :], scalars)
 
 
 def _paths(layouts: list[FrameLayout], layout_out: FrameLayout, lmax_sh: int) -> list[_Path]:
@@ -189,7 +210,6 @@ class EdgeConvolution(nn.Module):
         self.layout_gate = FrameLayout(Irreps([(self.num_even, "0e"), (self.num_gates, "0e"), *higher]))
         self.tp = TensorProductWeights(layout_node, layout_edge, self.layout_gate, lmax_sh)
         self.fc = RadialNetwork(num_basis, layout_out.num_channels)
-        self.interleaved = [Constant(_interleave(layout_node, m)) for m in range(layout_node.lmax + 1)]
         moments = [_second_moment_factor(f) for f in (nn.functional.silu, torch.tanh, torch.sigmoid)]
         repeats = torch.tensor([self.num_even, self.num_odd, self.num_gates])
         self.moments = Constant(torch.tensor(moments, dtype=torch.float64).repeat_interleave(repeats))
@@ -209,99 +229,36 @@ class EdgeConvolution(nn.Module):
             nodes: node features as the edges see them.
             edge_feats: features of the edges, blocks ``(E, 1 or 2, K_m)``.
             radial_basis: ``(1 + P, num_basis)``, first at distance 0, then of every pair.
-            node_linear: linear map to apply to the node features before.
+            node_linear: linear map to apply to the node features before; it is folded into the weights.
             edge_linear: the same for the edge features.
         """
-        num_nodes = len(nodes.scalars)
-        pairs, loops = self._edge_part(edge_feats, edge_linear, num_nodes)
-        self._add_node_part(pairs, loops, nodes, node_linear)
-        joined = []
-        for m, (loop, pair) in enumerate(zip(loops, pairs, strict=True)):
-            rows = 1 if m == 0 else 2
-            if pair is None or loop is None:
-                joined.append(edge_feats[0].new_zeros(len(edge_feats[0]), rows, self.layout_gate.widths[m]))
-            else:
-                joined.append(torch.cat([loop, pair]).view(len(edge_feats[0]), rows, -1))
+        num_nodes, num_edges = len(nodes.scalars), len(edge_feats[0])
+        matrices = self.tp.matrices()
+        sums = [_RowSums(num_nodes * (1 if m == 0 else 2)) for m in range(self.layout_gate.lmax + 1)]
+        _add_edges(sums, edge_feats, matrices.edge, edge_linear)
+        _add_scalars(sums[0], nodes, matrices.scalars, node_linear)
+        _add_nodes(sums, nodes.blocks, matrices.node, node_linear)
+        joined = [
+            rows.joined(edge_feats[0], num_edges * (1 if m == 0 else 2), self.layout_gate.widths[m]).view(
+                num_edges, 1 if m == 0 else 2, -1
+            )
+            for m, rows in enumerate(sums)
+        ]
         radial = self.fc(radial_basis) * self.moments.like(radial_basis)
         return self._gate(joined, torch.cat([radial[:1].expand(num_nodes, -1), radial[1:], radial[1:]]))
-
-    def _edge_part(
-        self, edge_feats: FrameBlocks, linear: EquivariantLinear | None, num_nodes: int
-    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
-        """Contribution of ``e_ij``: per ``m``, rows of pairs and rows of self-loops."""
-        matrices, (loop,) = self.tp.edge.matrices(self.tp.weight)
-        starts, starts_out = self.tp.edge.layout.starts, self.layout_gate.starts
-        before = None if linear is None else linear.matrix()
-        pairs: list[Tensor | None] = [None] * len(starts_out)
-        loops: list[Tensor | None] = [None] * len(starts_out)
-        for m, (matrix,) in enumerate(matrices):
-            loop_matrix = loop[starts[m] :, starts_out[m] :]
-            if before is not None:
-                both = before[starts[m] :, starts[m] :] @ torch.cat([matrix, loop_matrix], dim=1)
-                folded, loop_folded = both.chunk(2, dim=1)
-            else:
-                folded, loop_folded = matrix, loop_matrix
-            block = edge_feats[m].flatten(0, 1)
-            rows = num_nodes * (1 if m == 0 else 2)
-            on_site, off_site = torch.split(block, [rows, len(block) - rows])
-            if m == 0 and linear is not None and linear.bias is not None:
-                bias = linear.padded_bias()
-                pairs[m] = torch.addmm(bias @ matrix, off_site, folded)
-                loops[m] = torch.addmm(bias @ loop_matrix, on_site, loop_folded)
-            else:
-                pairs[m], loops[m] = off_site @ folded, on_site @ loop_folded
-        return pairs, loops
-
-    def _add_node_part(
-        self,
-        pairs: list[Tensor | None],
-        loops: list[Tensor | None],
-        nodes: NodeMessages,
-        linear: EquivariantLinear | None,
-    ) -> None:
-        """Add the contribution of ``x_i`` and ``x_j``: scalars are mixed on the nodes, the rest on the edges."""
-        matrices, loop = self.tp.node.matrices(self.tp.weight)
-        layout = self.tp.node.layout
-        before = None if linear is None else linear.matrix()
-        scalars, num_nodes, first = nodes.scalars, len(nodes.scalars), nodes.scalars.shape[1]
-        if linear is not None:
-            assert before is not None
-            scalars = scalars @ before[:first, :first]
-            if linear.bias is not None:
-                scalars = scalars + linear.padded_bias()[:first]
-        from_centre, from_neighbour = scalars @ matrices[0][:, :first]
-        centre, neighbour = nodes.centre[num_nodes:], nodes.neighbour[num_nodes:]
-        gathered = from_centre.index_select(0, centre) + from_neighbour.index_select(0, neighbour)
-        pairs[0] = gathered if pairs[0] is None else pairs[0] + gathered
-        on_site = scalars @ loop[:, :first].sum(0)
-        loops[0] = on_site if loops[0] is None else loops[0] + on_site
-        for m, block in enumerate(nodes.blocks):
-            if m > self.layout_gate.lmax:
-                break
-            start, start_out = layout.starts[max(m, 1)], self.layout_gate.starts[m]
-            both = torch.cat([matrices[m][:, start - layout.starts[m] :], loop[:, start:, start_out:]], dim=2)
-            if before is not None:
-                both = before[start:, start:] @ both
-            matrix, loop_matrix = both.flatten(0, 1).index_select(0, self.interleaved[m].like(both)).chunk(2, dim=1)
-            rows = num_nodes * (1 if m == 0 else 2)
-            flat = block.flatten(0, 1)
-            on_site, off_site = torch.split(flat, [rows, len(flat) - rows])
-            pairs[m] = _addmm(pairs[m], off_site, matrix)
-            loops[m] = _addmm(loops[m], on_site, loop_matrix)
 
     def _gate(self, blocks: FrameBlocks, factor: Tensor) -> FrameBlocks:
         """Scalars through SiLU or tanh, the rest times the sigmoid of its gate; all times the radial factor."""
         sizes = [self.num_even, self.num_gates, self.num_odd, blocks[0].shape[2] - self.num_scalars - self.num_gates]
         even, gates, odd, higher = torch.split(blocks[0].squeeze(1), sizes, dim=1)
         factor_even, factor_odd, factor_gate = torch.split(factor, [self.num_even, self.num_odd, self.num_gates], dim=1)
+        starts = [max(0, start - self.num_scalars) for start in self.layout_out.starts]
         gate = torch.sigmoid(gates) * factor_gate
-        parts = [nn.functional.silu(even) * factor_even, higher * gate]
+        pole, *others = scale_channels([higher.unsqueeze(1), *blocks[1:]], gate, starts)
+        parts = [nn.functional.silu(even) * factor_even, pole.squeeze(1)]
         if self.num_odd:
             parts.insert(1, torch.tanh(odd) * factor_odd)
-        gated = [torch.cat(parts, dim=1).unsqueeze(1)]
-        for m in range(1, len(blocks)):
-            gated.append(blocks[m] * gate[:, None, self.layout_out.starts[m] - self.num_scalars :])
-        return gated
+        return [torch.cat(parts, dim=1).unsqueeze(1), *others]
 
     @property
     def num_scalars(self) -> int:
@@ -309,19 +266,72 @@ class EdgeConvolution(nn.Module):
         return self.num_even + self.num_odd
 
 
-def _interleave(layout: FrameLayout, m: int) -> Tensor:
-    """Rows of ``[all of x_i | all of x_j]`` with ``l >= max(m, 1)``, taken irrep by irrep: first ``x_i``, then ``x_j``."""
-    slices = [rows for rows, (l, _) in group_slices(layout) if l >= max(m, 1)]
-    if not slices:
-        return torch.zeros(0, dtype=torch.long)
-    first, count = slices[0].start, layout.num_channels - slices[0].start
-    return torch.cat(
-        [torch.arange(s.start - first, s.stop - first) + source * count for s in slices for source in (0, 1)]
-    )
+class _RowSums:
+    """A sum of matrix products over the rows of one block: self-loops first, which have matrices of their own.
+
+    Args:
+        num_loops: rows of the self-loops.
+    """
+
+    def __init__(self, num_loops: int) -> None:
+        self.num_loops = num_loops
+        self.loops: Tensor | None = None
+        self.pairs: Tensor | None = None
+
+    def add(self, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> None:
+        """Add ``rows @ matrix``; the first half of the columns serves pairs, the second half self-loops."""
+        on_site, off_site = rows.split([self.num_loops, len(rows) - self.num_loops])
+        for_pairs, for_loops = matrix.chunk(2, dim=1)
+        bias_pairs, bias_loops = (None, None) if bias is None else bias.chunk(2)
+        self.pairs = _addmm(bias_pairs if self.pairs is None else self.pairs, off_site, for_pairs)
+        self.loops = _addmm(bias_loops if self.loops is None else self.loops, on_site, for_loops)
+
+    def joined(self, like: Tensor, num_rows: int, width: int) -> Tensor:
+        """All rows, ``(num_rows, width)``; zero where nothing was added."""
+        if self.pairs is None or self.loops is None:
+            return like.new_zeros(num_rows, width)
+        return torch.cat([self.loops, self.pairs])
 
 
-def _addmm(total: Tensor | None, block: Tensor, matrix: Tensor) -> Tensor:
-    return block @ matrix if total is None else torch.addmm(total, block, matrix)
+def _add_edges(
+    sums: list[_RowSums], blocks: FrameBlocks, matrices: list[Tensor], linear: EquivariantLinear | None
+) -> None:
+    """Contribution of ``e_ij``."""
+    before = None if linear is None else linear.matrices()
+    for m, matrix in enumerate(matrices):
+        folded = matrix if before is None else before[m] @ matrix
+        bias = None if m or linear is None or linear.bias is None else linear.bias @ matrix[: linear.num_biases]
+        sums[m].add(blocks[m].flatten(0, 1), folded, bias)
+
+
+def _add_scalars(total: _RowSums, nodes: NodeMessages, matrix: Tensor, linear: EquivariantLinear | None) -> None:
+    """Contribution of the scalars of ``x_i`` and ``x_j``, mixed on the nodes before the edges gather them."""
+    bias = None
+    if linear is not None:
+        bias = None if linear.bias is None else linear.bias @ matrix[: linear.num_biases]
+        matrix = linear.matrices()[0][: len(matrix), : len(matrix)] @ matrix
+    mixed = _addmm(bias, nodes.scalars, matrix)
+    as_centre, as_neighbour, on_site = mixed.chunk(3, dim=1)
+    centre, neighbour = nodes.centre[len(mixed) :], nodes.neighbour[len(mixed) :]
+    pairs = as_centre.contiguous().index_select(0, centre) + as_neighbour.contiguous().index_select(0, neighbour)
+    total.pairs = pairs if total.pairs is None else total.pairs + pairs
+    total.loops = on_site if total.loops is None else total.loops + on_site
+
+
+def _add_nodes(
+    sums: list[_RowSums], blocks: FrameBlocks, matrices: list[Tensor], linear: EquivariantLinear | None
+) -> None:
+    """Contribution of the other channels of ``x_i`` and ``x_j``."""
+    before = None if linear is None else linear.matrices()
+    for m, matrix in enumerate(matrices):
+        if before is not None:
+            skipped = before[m].shape[0] - matrix.shape[1]  # the scalars, at m = 0
+            matrix = before[m][skipped:, skipped:] @ matrix
+        sums[m].add(blocks[m].flatten(0, 1), matrix.flatten(0, 1))
+
+
+def _addmm(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
+    return rows @ matrix if total is None else torch.addmm(total, rows, matrix)
 
 
 def _second_moment_factor(function: Callable[[Tensor], Tensor]) -> float:

@@ -79,9 +79,7 @@ class EquivariantLinear(nn.Module):
         """Dense matrix over the channels of every block, ``(K_in(m), K_out(m))``, or ``(num_types, K_in, K_out)``."""
         return self.map(self.weight)
 
-    def forward(
-        self, blocks: FrameBlocks, types: Tensor | None = None, plus: FrameBlocks | None = None
-    ) -> FrameBlocks:
+    def forward(self, blocks: FrameBlocks, types: Tensor | None = None, plus: FrameBlocks | None = None) -> FrameBlocks:
         """Apply the map.
 
         Args:

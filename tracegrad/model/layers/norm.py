@@ -73,14 +73,10 @@ class GraphNorm(nn.Module):
 
     def _means(self, means: FrameBlocks, structures: _Structures, frames: EdgeFrames | None) -> FrameBlocks:
         """Means over the structures of features with one channel per irrep, in the frames of the rows."""
-        fields = self.means.to_fields(means)
-        if frames is not None:
-            fields = self.means.rotate_fields(fields, frames, inverse=True)
-        rows = len(fields[0])
-        fields = [structures.spread(structures.mean(f.squeeze(2))).unsqueeze(2).expand(rows, -1, -1) for f in fields]
-        if frames is not None:
-            fields = self.means.rotate_fields(fields, frames)
-        return self.means.from_fields(fields)
+        if frames is None:
+            return [structures.mean_of_all(block) for block in means]
+        fields = self.means.rotate_fields(self.means.to_fields(means), frames, inverse=True)
+        return self.means.from_fields(self.means.rotate_fields(structures.mean_of_fields(fields), frames))
 
 
 class _Structures:
@@ -96,6 +92,16 @@ class _Structures:
             return rows.mean(0, keepdim=True)
         total = rows.new_zeros(self.num_graphs, rows.shape[1]).index_add(0, self.batch, rows)
         return total / self.counts.to(rows)
+
+    def mean_of_all(self, features: Tensor) -> Tensor:
+        """``(rows, a, b)`` to the mean of its structure in every row."""
+        means = self.spread(self.mean(features.flatten(1)))
+        return means.view(-1, *features.shape[1:]).expand_as(features)
+
+    def mean_of_fields(self, fields: list[Tensor]) -> list[Tensor]:
+        """The same for ``(rows, a_k, 1)`` of several irreps at once."""
+        sizes = [field.shape[1] for field in fields]
+        return list(self.mean_of_all(torch.cat(fields, dim=1)).split(sizes, dim=1))
 
     def spread(self, means: Tensor) -> Tensor:
         """``(num_graphs, columns)`` to the rows; of a single structure one row."""

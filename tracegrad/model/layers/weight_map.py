@@ -19,7 +19,7 @@ class WeightMap:
     .. math:: M_t = \sum_s c_{ts}\, w_{i(t, s)}
 
     Few entries of ``w`` meet in one entry of the matrices, and few entries of the matrices come from one of ``w``; both
-    the map and its transpose are therefore a gather of fixed width and a short sum, without any scattering.
+    the map and its transpose are therefore gathers and a short sum, without any scattering.
 
     Args:
         num_weights: length of the flat weight.
@@ -47,7 +47,11 @@ class WeightMap:
 
     def _build(self) -> tuple[_Gather, _Gather]:
         total = sum(self.sizes)
-        empty = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.float64))
+        empty = (
+            torch.zeros(0, dtype=torch.long),
+            torch.zeros(0, dtype=torch.long),
+            torch.zeros(0, dtype=torch.float64),
+        )
         position, weight, value = (torch.cat(parts) for parts in zip(*(self._entries or [empty]), strict=True))
         with torch.inference_mode(False):
             return _Gather.of(position, weight, value, total), _Gather.of(weight, position, value, self.num_weights)
@@ -55,30 +59,44 @@ class WeightMap:
 
 @dataclass(frozen=True)
 class _Gather:
-    """Padded table of a sparse linear map: ``y[t] = sum_s coefficient[s, t] * x[index[s, t]]``."""
+    """Table of a sparse linear map. Rows with the most entries come first, so that the entries form shrinking layers.
+
+    Attributes:
+        index: column of every entry, layer after layer; the last entry of the first layer is empty.
+        coefficient: value of every entry.
+        layers: length of every layer.
+        rows: place of every row in the first layer; rows without entries stand at its empty end.
+    """
 
     index: Constant
     coefficient: Constant
-    width: int
+    layers: list[int]
+    rows: Constant
 
     @classmethod
     def of(cls, rows: Tensor, columns: Tensor, values: Tensor, num_rows: int) -> _Gather:
-        order = torch.argsort(rows, stable=True)
         counts = torch.bincount(rows, minlength=num_rows)
-        rank = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows[order]]
-        width = int(counts.max()) if len(rows) else 1
-        index = torch.zeros(width, num_rows, dtype=torch.int32)
-        coefficient = torch.zeros(width, num_rows, dtype=torch.float64)
-        index[rank, rows[order]] = columns[order].to(torch.int32)
-        coefficient[rank, rows[order]] = values[order]
-        return cls(Constant(index.flatten()), Constant(coefficient), width)
+        place = torch.empty_like(counts)
+        place[torch.argsort(counts, descending=True, stable=True)] = torch.arange(num_rows)
+        layers = [int((counts > depth).sum()) for depth in range(max(1, int(counts.max())))]
+        order = torch.argsort(rows, stable=True)
+        depth = torch.arange(len(rows)) - (counts.cumsum(0) - counts)[rows[order]]
+        layers[0] += 1
+        starts = torch.tensor(layers).cumsum(0) - torch.tensor(layers)
+        entry = starts[depth] + place[rows[order]]
+        index = torch.zeros(sum(layers), dtype=torch.long)
+        coefficient = torch.zeros(sum(layers), dtype=torch.float64)
+        index[entry], coefficient[entry] = columns[order], values[order]
+        return cls(Constant(index), Constant(coefficient), layers, Constant(place.clamp(max=layers[0] - 1)))
 
     def __call__(self, x: Tensor) -> Tensor:
-        coefficient = self.coefficient.like(x)
         if not len(x):
-            return x.new_zeros(coefficient.shape[1])
-        products = x.index_select(0, self.index.like(x)).view_as(coefficient).mul_(coefficient)
-        return products[0] if self.width == 1 else products.sum(0)
+            return x.new_zeros(len(self.rows.value))
+        products = x.index_select(0, self.index.like(x)).mul_(self.coefficient.like(x))
+        first, *others = products.split(self.layers)
+        for layer in others:
+            first[: len(layer)].add_(layer)
+        return first.index_select(0, self.rows.like(x))
 
 
 class _GatherSum(torch.autograd.Function):

@@ -1,0 +1,185 @@
+"""tracegrad-verify: targets, exit codes, messages for bad input."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tracegrad.errors import VerificationError
+from verify.cli import main
+from verify.result import CheckResult, NoiseFloor, Report, Verdict
+from verify.targets import Target, as_target, load_target
+
+TARGETS = """
+import torch
+from ase import Atoms
+from ase.calculators.lj import LennardJones
+from e3nn import o3
+
+layer = o3.Linear("4x0e+4x1o", "2x0e+4x1o")
+number = 3
+
+def sound():
+    return (lambda x: 2 * x, ["4x1o"], ["4x1o"])
+
+def broken():
+    return (torch.tanh, ["4x1o"], ["4x1o"])
+
+def zero():
+    return (lambda x: 0 * x, ["4x1o"], ["4x1o"])
+
+def module():
+    return layer
+
+def calculator():
+    return LennardJones(rc=10.0, smooth=True), Atoms("Ar3", positions=[[0, 0, 0], [1.2, 0.1, 0.3], [0.2, 1.1, 0.5]])
+
+def wrong_outputs():
+    return (lambda x: (x, x), ["4x1o"], ["4x1o"])
+
+def nothing():
+    return None
+
+def raises():
+    raise RuntimeError("no weights")
+"""
+
+FAST = ["--trials", "8", "--search", "4"]
+
+
+@pytest.fixture(autouse=True)
+def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module with factories in the working directory."""
+    (tmp_path / "verified_things.py").write_text(TARGETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield
+    sys.modules.pop("verified_things", None)
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("sound", 0), ("module", 0), ("layer", 0), ("calculator", 0), ("broken", 1), ("zero", 3)]
+)
+def test_exit_code_is_the_verdict_of_the_target(name: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", f"verified_things:{name}", *FAST]) == code
+    printed = capsys.readouterr().out
+    assert "noise floor" in printed
+    assert f"(exit code {code})" in printed
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("no_such_module:thing", "importing no_such_module raised ModuleNotFoundError"),
+        ("verified_things:no_such", "has no 'no_such'"),
+        ("verified_things", "expected package.module:factory"),
+        ("verified_things:number", "is a int"),
+        ("verified_things:nothing", "returned a NoneType"),
+        ("verified_things:raises", "no weights"),
+        ("verified_things:wrong_outputs", "returned 2 output"),
+    ],
+)
+def test_bad_target_exits_with_two_and_one_sentence(spec: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", spec, *FAST]) == 2
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_missing_checkpoint_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--checkpoint", "none.ckpt"]) == 2
+    assert "none.ckpt" in capsys.readouterr().err
+
+
+def test_budget_for_a_function_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "verified_things:sound", "--budget-mev", "1"]) == 2
+    assert "eV" in capsys.readouterr().err
+
+
+def test_unknown_check_and_unknown_part_name_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "verified_things:sound", "--checks", "rotaton"]) == 2
+    assert "rotation" in capsys.readouterr().err
+    assert main(["--parts", "theorem"]) == 2
+    assert "method" in capsys.readouterr().err
+
+
+def test_single_precision_is_a_budget_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "verified_things:layer", "--dtype", "float32", *FAST]) == 0
+    assert "rotation" in capsys.readouterr().out
+
+
+def test_report_folder_holds_what_was_printed(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    assert main(["--target", "verified_things:broken", "--report", str(folder), *FAST]) == 1
+    report = json.loads((folder / "report.json").read_text())
+    assert report["target"] == "verified_things:broken"
+    assert report["exit_code"] == 1
+    assert report["settings"]["trials"] == 8
+
+
+def test_quiet_prints_the_verdict_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--target", "verified_things:sound", "--quiet", *FAST]) == 0
+    assert capsys.readouterr().out == "verdict: PASS (exit code 0)\n"
+
+
+def test_too_much_noise_of_the_harness_exits_with_four(monkeypatch: pytest.MonkeyPatch) -> None:
+    import verify.runner as runner
+
+    monkeypatch.setattr(runner, "self_check", lambda lmax: NoiseFloor({"homomorphism": 1e-6}, {"homomorphism": 4e-15}))
+    assert main(["--target", "verified_things:sound", *FAST]) == 4
+
+
+def test_factory_may_return_a_target() -> None:
+    target = Target(torch.tanh, ["1x1o"], ["1x1o"])
+    assert as_target(target, "x") is target
+    assert load_target("verified_things:sound").irreps_in == ["4x1o"]
+
+
+def test_declared_irreps_are_required_of_a_module() -> None:
+    with pytest.raises(VerificationError, match="does not declare"):
+        as_target(torch.nn.Linear(3, 3), "x").verify()
+
+
+def test_baseline_that_grew_tenfold_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = Report("x", [CheckResult("rotation", Verdict.PASS, 1e-30, 1e-14)], NoiseFloor({"a": 1e-30}, {"a": 1e-14}))
+    (tmp_path / "old.json").write_text(old.to_json())
+    import verify.runner as runner
+
+    monkeypatch.setattr(runner, "self_check", lambda lmax: NoiseFloor({"a": 1e-30}, {"a": 4e-15}))
+    arguments = ["--target", "verified_things:module", "--checks", "rotation", *FAST]
+    assert main([*arguments, "--baseline", str(tmp_path / "old.json")]) == 1
+    assert main([*arguments, "--baseline", str(tmp_path / "missing.json")]) == 2
+
+
+def test_checkpoint_of_this_package_is_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tracegrad.config import load_config
+    from tracegrad.data import load_dataset
+    from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint
+
+    config = load_config(preset="smoke", dataset="MG", setting="DeepHE3+TraceGrad")
+    data = DataSummary.of(load_dataset("MG"))
+    save_checkpoint(tmp_path / "final.ckpt", make_network(config.model, data), config, data, {})
+    checks = "rotation,inversion,translation,node_permutation,hermiticity,vacuity"
+    code = main(["--checkpoint", str(tmp_path / "final.ckpt"), "--checks", checks, "--atoms", "3", "--trials", "4"])
+    assert code == 0, capsys.readouterr().out
+
+
+def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    assert "4 harness noise" in capsys.readouterr().out
+
+
+def test_seed_changes_what_is_drawn() -> None:
+    target = load_target("verified_things:module")
+    errors = {target.verify(seed=s, checks=["rotation"], trials=4).check("rotation").error for s in range(3)}
+    assert len(errors) > 1
+    assert np.isfinite(list(errors)).all()

@@ -143,10 +143,12 @@ def saved_bytes(model: nn.Module, graph: Data) -> int:
     return sum(size for pointer, size in kept.items() if pointer not in inputs)
 
 
-VIEWS = {
-    "aten::" + name
-    for name in ["view", "reshape", "_reshape_alias", "as_strided", "expand", "transpose", "t", "permute", "slice", "select", "narrow", "split", "split_with_sizes", "unbind", "unsqueeze", "squeeze", "detach", "flatten", "alias", "_unsafe_view", "lift_fresh", "result_type", "empty", "empty_like", "empty_strided", "resize_", "chunk", "unfold", "diagonal", "numpy_T", "mT", "item", "_local_scalar_dense", "is_nonzero"]
-}
+_VIEW_NAMES = (
+    "view reshape _reshape_alias as_strided expand transpose t permute slice select narrow split "
+    "split_with_sizes unbind unsqueeze squeeze detach flatten alias _unsafe_view lift_fresh result_type empty "
+    "empty_like empty_strided resize_ chunk unfold diagonal numpy_T mT item _local_scalar_dense is_nonzero"
+)
+VIEWS = {"aten::" + name for name in _VIEW_NAMES.split()}
 
 
 def launches(function: Callable[[], None]) -> int:

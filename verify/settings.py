@@ -171,7 +171,7 @@ def check_approximate(key: str, seed: int = 0) -> list[CheckResult]:
     names = [*EXACT_IN_HARMOSE, "rotation", "budget"]
     found = {c.name: c for c in run_checks(context, names, GRAPH_CHECKS, diagnose=False).checks}
     rotation, measured = found.pop("rotation"), found.pop("budget")
-    text = f"{setting} breaks rotations by {measured.error:.3g} meV per component (untrained); rotation says {rotation.verdict}"
+    text = f"{setting}, random weights: off by {measured.error:.3g} meV per component; rotation says {rotation.verdict}"
     verdict = Verdict.VACUOUS if rotation.passed else Verdict.PASS
     return [
         *found.values(),

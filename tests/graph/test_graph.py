@@ -194,9 +194,9 @@ def test_wrong_structures_are_refused() -> None:
         build_graph(structure, TargetLayout({**ORBITALS, 16: (0, 0, 1)}, False))
     with pytest.raises(DataError, match="spinful"):
         build_graph(structure, TargetLayout(ORBITALS, True))
+    layout = TargetLayout(ORBITALS, False)
+    graph, few = build_graph(structure, layout), structure.hamiltonian.select(np.arange(3))
     with pytest.raises(DataError, match="block for every edge"):
-        layout, graph = TargetLayout(ORBITALS, False), build_graph(structure, TargetLayout(ORBITALS, False))
-        few = structure.hamiltonian.select(np.arange(3))
         blocks_to_irreps(few, half_keys(graph), graph.edge_type[: len(half_keys(graph))], layout)
 
 

@@ -106,7 +106,7 @@ def test_gauge_of_the_frames_changes_nothing(norm: str, layout: Maker, graph: Ma
     expected = model(structure)["edge_irreps"]
 
     def turned(angles: torch.Tensor) -> torch.Tensor:
-        other, N, P = structure.clone(), structure.num_nodes, structure.num_pairs
+        other, N = structure.clone(), structure.num_nodes
         # the frame of a reversed edge is that of the edge turned about y, so it turns the other way about its own pole
         about = torch.cat([torch.zeros(N), angles, -angles]).double()
         other.wigner = [_about_z(l, about) @ D for l, D in enumerate(structure.wigner)]

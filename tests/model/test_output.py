@@ -1,4 +1,4 @@
-"""The two-centre reference: exact where it can be, a covariant Hermitian function of the distance, fitted to training data."""
+"""The two-centre reference: exact where it can be, covariant, Hermitian, fitted to training data alone."""
 
 from __future__ import annotations
 

@@ -95,7 +95,9 @@ def test_channels_are_sorted_by_degree_and_nature() -> None:
     assert kinds == sorted(kinds)
     assert layout.sorted_irreps == o3.Irreps("3x0e+1x0o+2x1o+1x1e+2x2e+1x2o+1x3o+1x3e")
     assert layout.widths == [len([k for k in kinds if k[0] >= m]) for m in range(4)]
-    assert is_natural(1, -1) and is_natural(2, 1) and not is_natural(1, 1)
+    assert is_natural(1, -1)
+    assert is_natural(2, 1)
+    assert not is_natural(1, 1)
 
 
 def test_rotation_into_the_frames_is_the_representation(vectors: torch.Tensor) -> None:

@@ -12,7 +12,17 @@ import torch
 from verify.mutants.outcome import KillMatrix, Outcome
 from verify.reporting import schema, write_reports
 from verify.result import CheckResult, Verdict
-from verify.settings import CASES, SETTINGS, check_depth, check_setting, layout_of, small_graph, small_model
+from verify.settings import (
+    APPROXIMATE,
+    CASES,
+    SETTINGS,
+    check_approximate,
+    check_depth,
+    check_setting,
+    layout_of,
+    small_graph,
+    small_model,
+)
 from verify.suite import PARTS, Task, kill_matrix_check, run_suite, run_task, tasks
 
 
@@ -48,6 +58,20 @@ def test_a_setting_with_a_fault_fails(monkeypatch):
     checks = {c.name: c for c in check_setting("MG/DeepHE3")}
     assert checks["rotation"].passed
     assert not checks["far_fragment"].passed
+
+
+@pytest.mark.parametrize("key", APPROXIMATE)
+def test_harmose_is_measured_in_mev_and_never_passed_as_exact(key):
+    checks = {c.name: c for c in check_approximate(key)}
+    assert [c.line() for c in checks.values() if not c.passed] == []
+    assert "hermiticity" in checks
+    assert checks["approximate"].details["rms_mev"] > 1e-3
+
+
+def test_an_approximate_model_that_turns_out_exact_is_vacuous(monkeypatch):
+    """The correction of HarmoSE starts at zero: verified like that, its second stage would not be tested at all."""
+    monkeypatch.setattr(torch.nn.init, "normal_", lambda tensor, std: tensor)
+    assert check_approximate("MM/HarmoSE")[-1].verdict is Verdict.VACUOUS
 
 
 def test_small_structures_have_no_symmetry_that_would_empty_a_block():

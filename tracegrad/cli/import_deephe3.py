@@ -23,7 +23,7 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "import-deephe3",
-        "Read a checkpoint of the public DeepH-E3 code and write it as a checkpoint of this package: the same function on "
+        "Read a checkpoint of the public DeepH-E3 code and write it as one of this package: the same function on "
         "the fast core. No code from the file or its folder is run.",
         EXAMPLES,
     )

@@ -19,7 +19,7 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "parity",
-        "Build the baseline from the weights of a case file, run it on the input of the file, and compare with what the "
+        "Build the baseline from the weights of a case file, run it on the file's input, and compare with what the "
         "public DeepH-E3 code computed. Prints one JSON object; exit code 1 above 1e-10 relative.",
         EXAMPLES,
     )

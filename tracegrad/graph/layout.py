@@ -213,7 +213,7 @@ class TargetLayout:
         for Z, shells in structure.orbitals.items():
             if int(Z) in self.orbitals and tuple(shells) != self.orbitals[int(Z)]:
                 raise DataError(
-                    f"{structure.name}: expected the shells {self.orbitals[int(Z)]} for Z = {Z}, found {tuple(shells)}. "
+                    f"{structure.name}: expected shells {self.orbitals[int(Z)]} for Z = {Z}, found {tuple(shells)}. "
                     "Use data of one basis set."
                 )
         if structure.spinful != self.spinful:

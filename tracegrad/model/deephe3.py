@@ -179,8 +179,9 @@ class DeepHE3(nn.Module):
         """Predictions in the frames of the edges, as training compares them.
 
         Returns:
-            ``"frame"``: ``(N + P, D)`` flat frame vectors of the orthonormal irreps, eV (all ``E`` edges where the model
-            is not Hermitian); ``"trace"``: ``(N + P, n_blocks)`` trace labels, eV², where supervised and in training.
+            ``"frame"``: ``(N + P, D)`` flat frame vectors of the orthonormal irreps, eV (all ``E`` edges where the
+            model is not Hermitian); ``"trace"``: ``(N + P, n_blocks)`` trace labels, eV², where supervised and in
+            training.
         """
         _, edge_feats, invariants = self.encode(graph)
         outputs = {"frame": self.output(self.targets.frame.flatten(self.decoder(edge_feats, graph)), graph)}

@@ -1,4 +1,4 @@
-"""What a DeepH-E3 network is: its irreps, sizes and orbitals, read from the files beside a checkpoint or from a parity case.
+"""What a DeepH-E3 network is: irreps, sizes and orbitals, from the files beside a checkpoint or from a parity case.
 
 Nothing is executed: ``build_model.py`` of a DeepH-E3 run is parsed, and only literals in its one call are taken.
 """

@@ -43,7 +43,8 @@ def load_deephe3_weights(model: DeepHE3, state: State, irreps: Mapping[str, str]
         _assign(model.embedding.weight, _get(state, "embedding.weight"), "embedding.weight")
         for k in range(count):
             node, edge = model.node_updates[k], model.edge_updates[k]
-            assert isinstance(node, Update) and isinstance(edge, Update)
+            assert isinstance(node, Update)
+            assert isinstance(edge, Update)
             own, name = node_irreps[k : k + 2], f"node_update_blocks.{k}"
             _load_update(node, state, name, own, node_irreps[k], edge_irreps[k])
             own, name = edge_irreps[k : k + 2], f"edge_update_blocks.{k}"
@@ -115,7 +116,7 @@ def _load_tensor_product(conv: EdgeConvolution, state: State, name: str, sources
 def _deephe3_paths(
     sources: list[Irreps], conv: EdgeConvolution, outputs: Irreps
 ) -> Iterator[tuple[tuple[int, int, int, int, int, int], bool]]:
-    """Keys ``(source, l1, p1, l2, l3, p3)`` of all paths in the order of the instructions; whether gates are in them."""
+    """Keys ``(source, l1, p1, l2, l3, p3)`` of all paths in the order of the instructions; whether with gates."""
     for source, irreps in enumerate(sources):
         for _, first in irreps:
             for l2 in range(conv.lmax_sh + 1):

@@ -1,14 +1,16 @@
 r"""DeepH-E3 in the global frame, on e3nn's layers: the same network and the same parameters as the fast core.
 
-It is the oracle of the fast core in tests, ``backend="e3nn"`` in a configuration, and what benchmarks compare with. Every
-layer is the published one (arXiv:2210.13955): one e3nn ``TensorProduct`` of ``[x_i | x_j | e_ij]`` with the spherical
-harmonics per convolution, radial network and harmonics on every directed edge, gradients by automatic differentiation.
+It is the oracle of the fast core in tests, ``backend="e3nn"`` in a configuration, and what benchmarks compare with.
+Every layer is the published one (arXiv:2210.13955): one e3nn ``TensorProduct`` of ``[x_i | x_j | e_ij]`` with the
+spherical harmonics per convolution, radial network and harmonics on every directed edge, gradients by automatic
+differentiation.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from typing import cast
 
 import torch
 from e3nn import o3
@@ -114,9 +116,9 @@ class _Layers(nn.Module):
     def __init__(self, model: DeepHE3) -> None:
         super().__init__()
         self.embedding = _linear(model.embedding)
-        self.node_updates = nn.ModuleList(_E3nnUpdate(update) for update in model.node_updates)
-        self.edge_updates = nn.ModuleList(_E3nnUpdate(update) for update in model.edge_updates)
-        self.inductions = nn.ModuleList(E3nnInduction(induction) for induction in model.inductions)
+        self.node_updates = nn.ModuleList(_E3nnUpdate(cast(Update, update)) for update in model.node_updates)
+        self.edge_updates = nn.ModuleList(_E3nnUpdate(cast(Update, update)) for update in model.edge_updates)
+        self.inductions = nn.ModuleList(E3nnInduction(cast(GradientInduction, module)) for module in model.inductions)
         self.decoder = _linear(model.decoder.linear)
         for k, layout in enumerate(model.layouts_edge):
             self.register_buffer(f"channel_{k}", _component_channel(layout))
@@ -166,7 +168,9 @@ class _E3nnUpdate(nn.Module):
         )
         if self.norm is not None:
             new = self.norm(new, batch, len(graph.cell), update.norm)
-        return new + (old if self.skip is None else self.skip(old, update.skip.weight))
+        skipped: Tensor = old if self.skip is None or update.skip is None else self.skip(old, update.skip.weight)
+        updated: Tensor = new + skipped
+        return updated
 
 
 class _E3nnConvolution(nn.Module):
@@ -205,7 +209,8 @@ class _E3nnConvolution(nn.Module):
             parts.append(self.tanh(odd))
         if self.gate is not None:
             parts.append(self.gate(higher, self.sigmoid(gates)))
-        return torch.cat(parts, dim=1) * conv.fc(basis)[:, self.channel]
+        factor: Tensor = conv.fc(basis)[:, self.channel]
+        return torch.cat(parts, dim=1) * factor
 
 
 class _E3nnNorm(nn.Module):
@@ -278,7 +283,7 @@ class E3nnInduction(nn.Module):
     def forward(
         self, edges: Tensor, induction: GradientInduction, operator: bool, training: bool
     ) -> tuple[Tensor, Tensor]:
-        """``z`` and ``v`` of features in the global frame, ``(E, dim)``; ``v`` is the input where there is no operator."""
+        """``z`` and ``v`` of features in the global frame, ``(E, dim)``; without operator ``v`` is the input."""
         if not operator:
             return self.value(edges, induction), edges
         record = torch.is_grad_enabled()
@@ -293,10 +298,14 @@ def _linear(layer: EquivariantLinear) -> nn.Module:
     """The e3nn layer of an equivariant linear map; with row types, the tensor product with a one-hot vector."""
     irreps_in, irreps_out = layer.irreps_in, layer.irreps_out
     if layer.num_types > 1:
-        return o3.FullyConnectedTensorProduct(
+        product: nn.Module = o3.FullyConnectedTensorProduct(
             irreps_in, f"{layer.num_types}x0e", irreps_out, internal_weights=False, shared_weights=True
         )
-    return o3.Linear(irreps_in, irreps_out, internal_weights=False, shared_weights=True, biases=layer.bias is not None)
+        return product
+    linear: nn.Module = o3.Linear(
+        irreps_in, irreps_out, internal_weights=False, shared_weights=True, biases=layer.bias is not None
+    )
+    return linear
 
 
 def _component_channel(layout: FrameLayout) -> Tensor:

@@ -1,6 +1,6 @@
 r"""The gradient-induced operator of TraceGrad (arXiv:2405.05722, Theorem 2, Eqs. 5 and 9).
 
-.. math:: u_k = \sum_{l_i = l_j} W^k_{ij}\, \mathrm{CG}(f^{l_i} \otimes f^{l_j}, 0), \qquad z = s_\mathrm{nonlin}(u), \qquad
+.. math:: u_k = \sum_{l_i = l_j} W^k_{ij}\, \mathrm{CG}(f^{l_i} \otimes f^{l_j}, 0), \qquad z = s_\mathrm{nonlin}(u),
           v = \frac{\partial \sum_c z_c}{\partial f}
 
 ``u`` is quadratic in ``f``, so with ``g = d sum(z) / du`` the gradient is linear in ``f``,

@@ -1,7 +1,7 @@
 """HarmoSE (arXiv:2401.00744): an equivariant first stage, corrected by a graph transformer that is not equivariant.
 
-The second stage sees the first stage's Hamiltonian and features in the global frame. It learns equivariance from rotated
-training data; its equivariance error is measured and reported, never taken to be zero.
+The second stage sees the first stage's Hamiltonian and features in the global frame. It learns equivariance from
+rotated training data; its equivariance error is measured and reported, never taken to be zero.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class HarmoSE(nn.Module):
         return self.first.to_global(self.in_frame(graph), graph)
 
     def _covariants(self, network: Tensor, edge_feats: list[Tensor], graph: Data) -> Tensor:
-        """Stage-1 Hamiltonian and features and the spherical harmonics of the edges, in the global frame, ``(E, .)``."""
+        """Stage-1 Hamiltonian and features, spherical harmonics of the edges, in the global frame, ``(E, .)``."""
         half = [D[: len(network)] for D in graph.wigner]
         irreps = self.first.all_edges(self.targets.frame.from_frame(network, half), graph)
         features = self.layout.from_frame(self.layout.flatten(edge_feats), graph.wigner)

@@ -155,8 +155,8 @@ class OutputTransform(nn.Module):
 
 
 def _distances(graph: Data, rows: int) -> Tensor:
-    vectors: Tensor = graph.edge_vectors[graph.num_nodes : rows]
-    return vectors.norm(dim=1)
+    distances: Tensor = graph.edge_vectors[graph.num_nodes : rows].norm(dim=1)
+    return distances
 
 
 def _by_type(types: Tensor) -> list[tuple[int, Tensor]]:

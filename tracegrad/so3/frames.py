@@ -3,8 +3,8 @@
 In the frame whose pole is the edge, a map that commutes with the rotations about the edge and with the reflections
 through it never mixes different ``|m|`` and acts on ``+m`` and ``-m`` with one and the same matrix. Features are
 therefore kept as one block per ``m >= 0``: ``blocks[0]`` has shape ``(E, 1, K_0)``, ``blocks[m]`` has shape
-``(E, 2, K_m)``, where column ``k`` is a channel of degree ``l >= m`` and the two rows are its even and odd partner under
-the reflection ``y -> -y``.
+``(E, 2, K_m)``, where column ``k`` is a channel of degree ``l >= m`` and the two rows are its even and odd partner
+under the reflection ``y -> -y``.
 
 For an irrep of natural parity, ``p = (-1)^l``, the even row is the component ``+m`` and the odd row is ``-m``. For
 unnatural parity the reflection carries one more sign, so the even row is ``-m`` and the odd row is minus ``+m``.
@@ -216,7 +216,7 @@ class EdgeFrames:
 
 
 def edge_angles(edge_vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Azimuth and polar angle of vectors ``(..., 3)`` in Å, by ``atan2`` (exact at the poles; a zero vector gives 0)."""
+    """Azimuth and polar angle of vectors ``(..., 3)`` in Å, by ``atan2``: exact at the poles, 0 for a zero vector."""
     x, y, z = edge_vectors.unbind(-1)
     return torch.atan2(y, x), torch.atan2(torch.hypot(x, y), z)
 

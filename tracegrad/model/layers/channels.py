@@ -79,9 +79,9 @@ class _Scale(torch.autograd.Function):
             of_factor = channel_dot(list(gradients), blocks, ctx.starts)
             if len(factor) == 1 and len(of_factor) != 1:
                 of_factor = of_factor.sum(0, keepdim=True)
-        of_blocks = [None] * len(blocks)
+        of_blocks: list[Tensor | None] = [None] * len(blocks)
         if any(ctx.needs_input_grad[2:]):
-            of_blocks = scale_channels(list(gradients), factor, ctx.starts)
+            of_blocks = [*scale_channels(list(gradients), factor, ctx.starts)]
         return of_factor, None, *of_blocks
 
 

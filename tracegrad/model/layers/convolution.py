@@ -175,7 +175,7 @@ def _path_norms(paths: list[_Path]) -> list[float]:
 
 
 class RadialNetwork(nn.Sequential):
-    """Multilayer perceptron from the radial basis to one factor per channel, ``(..., num_basis) -> (..., num_channels)``."""
+    """Perceptron from the radial basis to one factor per channel, ``(..., num_basis) -> (..., num_channels)``."""
 
     def __init__(self, num_basis: int, num_channels: int, hidden: int = 64) -> None:
         super().__init__(

@@ -96,7 +96,8 @@ class _Gather:
         first, *others = products.split(self.layers)
         for layer in others:
             first[: len(layer)].add_(layer)
-        return first.index_select(0, self.rows.like(x))
+        chosen: Tensor = first.index_select(0, self.rows.like(x))
+        return chosen
 
 
 class _GatherSum(torch.autograd.Function):

@@ -206,6 +206,11 @@ class EdgeFrames:
         self.wigner = wigner
         self._unnatural: dict[int, Tensor] = {}
 
+    @property
+    def requires_grad(self) -> bool:
+        """True where the frames depend on positions that are differentiated."""
+        return any(D.requires_grad for D in self.wigner)
+
     def matrix(self, l: int, natural: bool) -> Tensor:
         """Matrices of degree ``l``, made once for unnatural parity."""
         if natural:

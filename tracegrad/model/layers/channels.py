@@ -43,6 +43,9 @@ def to_edges(fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indi
     Returns:
         Blocks ``(E, 1 or 2, sources * K_m)``, the channels of the first source before those of the second.
     """
+    if frames.requires_grad:
+        gathered = [[field.index_select(0, index) for field in fields] for index in indices]
+        return layout.join_fields([layout.rotate_fields(source, frames) for source in gathered])
     return list(_ToEdges.apply(layout, frames, indices, *fields))
 
 
@@ -61,6 +64,9 @@ def to_nodes(
     Returns:
         Fields ``(num_nodes, 2l+1, mul)`` for every irrep of the layout.
     """
+    if frames.requires_grad:
+        fields = layout.rotate_fields(layout.to_fields(blocks), frames, inverse=True)
+        return [field.new_zeros(num_nodes, *field.shape[1:]).index_add(0, index, field) for field in fields]
     return list(_ToNodes.apply(layout, frames, (index,), num_nodes, *blocks))
 
 

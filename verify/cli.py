@@ -37,6 +37,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--checkpoint", type=Path, metavar="FILE", help="final.ckpt of a training folder")
+    what.add_argument(
+        "--calibrate", type=Path, metavar="FILE", help="measure sound networks on this machine, write FILE (floor.json)"
+    )
     what.add_argument("--target", metavar="MODULE:FACTORY", help="what a factory without arguments returns")
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write JSON, JUnit, Markdown, SARIF and pictures here"
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = build_parser().parse_args(arguments)
     try:
+        if options.calibrate is not None:
+            return _calibrate(options.calibrate)
         report = run(options)
         report = _with_baseline(report, options.baseline)
         if options.report is not None:
@@ -131,6 +136,16 @@ def _run_package(options: argparse.Namespace) -> Report:
         raise TracegradError(f"--parts: unknown {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
     extra: dict[str, Any] = {"progress": None} if options.quiet else {}
     return run_suite(seed=options.seed, workers=options.workers, parts=parts, **extra)
+
+
+def _calibrate(path: Path) -> int:
+    from .calibration import calibrate
+
+    record = calibrate(path)
+    sys.stdout.write(
+        f"worst error / tolerance {record['worst']:.3g} in {record['runs']} runs of sound networks: {path}\n"
+    )
+    return 0 if record["ok"] and record["worst"] <= 1 else 4
 
 
 def _with_baseline(report: Report, baseline: Path | None) -> Report:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tracegrad.errors import VerificationError
+from verify.calibration import calibrate
 from verify.cli import main
 from verify.result import CheckResult, NoiseFloor, Report, Verdict
 from verify.targets import Target, as_target, load_target
@@ -169,6 +170,13 @@ def test_checkpoint_of_this_package_is_verified(tmp_path: Path, capsys: pytest.C
     checks = "rotation,inversion,translation,node_permutation,hermiticity,vacuity"
     code = main(["--checkpoint", str(tmp_path / "final.ckpt"), "--checks", checks, "--atoms", "3", "--trials", "4"])
     assert code == 0, capsys.readouterr().out
+
+
+def test_calibration_finds_sound_networks_well_below_the_tolerance(tmp_path: Path) -> None:
+    record = calibrate(tmp_path / "floor.json", seeds=1, trials=4)
+    assert record == json.loads((tmp_path / "floor.json").read_text())
+    assert 0 < record["worst"] < 1
+    assert record["ok"]
 
 
 def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:

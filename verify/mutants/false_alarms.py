@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+
+import torch
 
 from ..trial_statistics import breaking_measure_bound
 from .catalogue import CONTROLS
 from .matrix import kill_matrix
+from .outcome import KillMatrix
 
 
 @dataclass(frozen=True)
@@ -38,20 +43,33 @@ def count_false_alarms(
     Args:
         runs: number of control runs, at least 1.
         seed: first seed; weights, inputs and rotations all follow from it.
-        workers: processes.
+        workers: processes; each takes one seed at a time.
         progress: gets one line per seed.
 
     Returns:
         The count.
     """
     keys = [control.key for control in CONTROLS]
-    done, alarms, current = 0, [], seed
-    while done < runs:
-        chosen = keys[: runs - done]
-        matrix = kill_matrix(chosen, seed=current, workers=workers)
-        done += len(chosen)
+    seeds = range(seed, seed - (-runs // len(keys)))
+    shares = [keys[: runs - index * len(keys)] for index in range(len(seeds))]
+    done, alarms = 0, []
+    for current, matrix in zip(seeds, _matrices(shares, seeds, workers), strict=True):
+        done += len(matrix.outcomes)
         alarms += [f"{o.key} seed {current}: {', '.join(o.checks)} {o.error:.1e}" for o in matrix.flagged]
         if progress is not None:
             progress(f"{done} runs, {len(alarms)} alarms {alarms[-1] if matrix.flagged else ''}".rstrip())
-        current += 1
     return Alarms(done, tuple(alarms))
+
+
+def _matrices(shares: list[list[str]], seeds: range, workers: int) -> Iterator[KillMatrix]:
+    """Kill matrix of the controls of every seed, in order."""
+    if workers <= 1:
+        yield from map(_of_seed, shares, seeds)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(_of_seed, shares, seeds)
+
+
+def _of_seed(keys: list[str], seed: int) -> KillMatrix:
+    return kill_matrix(keys, seed=seed)

@@ -67,8 +67,8 @@ def outcomes() -> KillMatrix:
         (
             Outcome("M1", title="SiLU | vectors", control=False, verdict="STRUCTURAL", checks=("rotation",), error=0.1,
                     expected="rotation", killed=True, **common),
-            Outcome("C1", "sound", control=True, verdict="PASS", checks=(), error=1e-15, expected="", killed=False,
-                    **{**common, "verdicts": {"rotation": "PASS"}}),
+            Outcome("C1", title="sound", control=True, verdict="PASS", checks=(), error=1e-15, expected="",
+                    killed=False, **{**common, "verdicts": {"rotation": "PASS"}}),
         )
     )  # fmt: skip
 

@@ -146,7 +146,8 @@ def saved_bytes(model: nn.Module, graph: Data) -> int:
 _VIEW_NAMES = (
     "view reshape _reshape_alias as_strided expand transpose t permute slice select narrow split "
     "split_with_sizes unbind unsqueeze squeeze detach flatten alias _unsafe_view lift_fresh result_type empty "
-    "empty_like empty_strided resize_ chunk unfold diagonal numpy_T mT item _local_scalar_dense is_nonzero"
+    "empty_like empty_strided resize_ chunk unfold diagonal numpy_T mT item _local_scalar_dense is_nonzero "
+    "new_empty resolve_conj resolve_neg view_as expand_as as_strided_ detach_ to unflatten movedim"
 )
 VIEWS = {"aten::" + name for name in _VIEW_NAMES.split()}
 

@@ -14,7 +14,6 @@ from torch_geometric.data import Data
 from tracegrad.graph.layout import TargetLayout
 from tracegrad.model.decoder import HamiltonianDecoder, TraceDecoder
 from tracegrad.model.gradient_induction import GradientInduction
-from tracegrad.model.layers.channels import scale_channels
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.model.layers.radial import GaussianBasis
 from tracegrad.model.output import OutputTransform
@@ -170,10 +169,9 @@ class DeepHE3(nn.Module):
         if not self.induction.operator:
             invariants.append(induction.invariants(edge_feats))
             return edge_feats
-        z, v = induction.in_frame(edge_feats)
+        z, induced = induction.residual(edge_feats, self.gains[k])
         invariants.append(z)
-        scaled = scale_channels(v, self.gains[k][None], self.layouts_edge[k + 1].starts)
-        return [f + g for f, g in zip(edge_feats, scaled, strict=True)]
+        return induced
 
     def in_frame(self, graph: Data) -> dict[str, Tensor]:
         """Predictions in the frames of the edges, as training compares them.

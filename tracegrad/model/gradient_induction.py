@@ -20,10 +20,12 @@ from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
 from tracegrad.model.invariant_head import InvariantHead
-from tracegrad.model.layers.channels import channel_dot, scale_channels
+from tracegrad.model.layers.channels import channel_squares, scale_channels
 from tracegrad.model.layers.constant import Constant
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
+
+LowRankCache = tuple[list[Tensor], FrameBlocks]  # matrices of the projection, projected features
 
 
 class PackedForm(nn.Module):
@@ -65,6 +67,11 @@ class PackedForm(nn.Module):
             v.append(field @ (upper + upper.transpose(1, 2)) / math.sqrt(field.shape[1]))
         return self.layout.from_fields(v)
 
+    def add_pull_back(self, blocks: FrameBlocks, g: Tensor, fields: list[Tensor], gain: Tensor) -> FrameBlocks:
+        """``blocks + gain * v``."""
+        v, starts = self.pull_back(g, fields), self.layout.starts
+        return [torch.addcmul(f, d, gain[start:]) for f, d, start in zip(blocks, v, starts, strict=True)]
+
 
 class LowRankForm(nn.Module):
     r"""``W^k`` as a sum of squares of shared projections, one per channel of ``f``.
@@ -83,19 +90,33 @@ class LowRankForm(nn.Module):
         self.mixing = nn.Linear(layout.num_channels, width, bias=False)
         self.inverse_dims = Constant(1.0 / (2.0 * layout.degrees.double() + 1.0))
 
-    def forward(self, blocks: FrameBlocks) -> tuple[Tensor, tuple[list[Tensor], FrameBlocks]]:
+    def forward(self, blocks: FrameBlocks) -> tuple[Tensor, LowRankCache]:
         """``u`` of shape ``(rows, width)`` and what :meth:`pull_back` needs."""
         matrices = self.projection.matrices()
         projected = [block @ matrix for block, matrix in zip(blocks, matrices, strict=True)]
-        squares = channel_dot(projected, projected, self.layout.starts)
-        return self.mixing(squares * self.inverse_dims.like(squares)), (matrices, projected)
+        squares = channel_squares(projected, self.layout.starts)
+        return squares @ self.scaled_mixing().T, (matrices, projected)
 
-    def pull_back(self, g: Tensor, cache: tuple[list[Tensor], FrameBlocks]) -> FrameBlocks:
+    def pull_back(self, g: Tensor, cache: LowRankCache) -> FrameBlocks:
         """``v`` from ``g = d sum(z) / du``."""
-        matrices, projected = cache
-        slopes = (g @ self.mixing.weight) * (2 * self.inverse_dims.like(g))
-        scaled = scale_channels(projected, slopes, self.layout.starts)
-        return [block @ matrix.T for block, matrix in zip(scaled, matrices, strict=True)]
+        matrices, _ = cache
+        return [block @ matrix.T for block, matrix in zip(self._scaled(g, cache), matrices, strict=True)]
+
+    def add_pull_back(self, blocks: FrameBlocks, g: Tensor, cache: LowRankCache, gain: Tensor) -> FrameBlocks:
+        """``blocks + gain * v``, one product per block."""
+        matrices, starts = cache[0], self.layout.starts
+        return [
+            torch.addmm(block.flatten(0, 1), rows.flatten(0, 1), matrix.T * gain[start:]).view_as(block)
+            for block, rows, matrix, start in zip(blocks, self._scaled(g, cache), matrices, starts, strict=True)
+        ]
+
+    def scaled_mixing(self) -> Tensor:
+        """Weights of the squares in ``u``, divided by ``2l+1``, ``(width, K)``."""
+        weight: Tensor = self.mixing.weight
+        return weight * self.inverse_dims.like(weight)
+
+    def _scaled(self, g: Tensor, cache: LowRankCache) -> FrameBlocks:
+        return scale_channels(cache[1], g @ (2 * self.scaled_mixing()), self.layout.starts)
 
 
 class GradientInduction(nn.Module):
@@ -137,6 +158,12 @@ class GradientInduction(nn.Module):
         u, cache = self.quadratic(blocks)
         z, g = self.head(u)
         return z, self.quadratic.pull_back(g, cache)
+
+    def residual(self, blocks: FrameBlocks, gain: Tensor) -> tuple[Tensor, FrameBlocks]:
+        """``z`` and ``o = f + gain * v`` (Eq. 9), with one gain per channel, ``(K,)``."""
+        u, cache = self.quadratic(blocks)
+        z, g = self.head(u)
+        return z, self.quadratic.add_pull_back(blocks, g, cache, gain)
 
     def invariants(self, blocks: FrameBlocks) -> Tensor:
         """``z`` alone."""

@@ -33,17 +33,13 @@ class InvariantHead(nn.Module):
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """``z`` of shape ``(..., width_out)`` and ``g`` of shape ``(..., width_in)``."""
-        first = self.linear1(u)
-        normed1, rstd1 = _normalise(first, self.norm1.eps)
-        before1 = normed1 * self.norm1.weight + self.norm1.bias
-        hidden = nn.functional.silu(before1)
-        second = self.linear2(hidden)
-        normed2, rstd2 = _normalise(second, self.norm2.eps)
-        before2 = normed2 * self.norm2.weight + self.norm2.bias
-        cotangent = _normalise_vjp(_silu_slope(before2) * self.norm2.weight, normed2, rstd2)
-        cotangent = (cotangent @ self.linear2.weight) * _silu_slope(before1) * self.norm1.weight
-        cotangent = _normalise_vjp(cotangent, normed1, rstd1)
-        return nn.functional.silu(before2), cotangent @ self.linear1.weight
+        normed1, rstd1 = _normalise(self.linear1(u), self.norm1.eps)
+        hidden, slope1 = _silu(torch.addcmul(self.norm1.bias, normed1, self.norm1.weight))
+        normed2, rstd2 = _normalise(self.linear2(hidden), self.norm2.eps)
+        z, slope2 = _silu(torch.addcmul(self.norm2.bias, normed2, self.norm2.weight))
+        cotangent = _normalise_vjp(slope2 * self.norm2.weight, normed2, rstd2)
+        cotangent = (cotangent @ (self.linear2.weight * self.norm1.weight)) * slope1
+        return z, _normalise_vjp(cotangent, normed1, rstd1) @ self.linear1.weight
 
 
 def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -56,10 +52,11 @@ def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
 def _normalise_vjp(cotangent: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:
     """Cotangent of ``x`` from the cotangent of ``(x - mean) / std``."""
     along = (cotangent * normed).mean(-1, keepdim=True)
-    return rstd * (cotangent - cotangent.mean(-1, keepdim=True) - normed * along)
+    return rstd * torch.addcmul(cotangent - cotangent.mean(-1, keepdim=True), normed, along, value=-1)
 
 
-def _silu_slope(x: Tensor) -> Tensor:
-    """Derivative of SiLU."""
+def _silu(x: Tensor) -> tuple[Tensor, Tensor]:
+    """SiLU and its derivative ``s + x s (1 - s)``, with ``s`` the sigmoid."""
     sigmoid = torch.sigmoid(x)
-    return sigmoid * (1 + x * (1 - sigmoid))
+    value = x * sigmoid
+    return value, torch.addcmul(sigmoid + value, value, sigmoid, value=-1)

@@ -49,9 +49,8 @@ def gather_nodes(node_feats: FrameBlocks, layout: FrameLayout, graph: Data, fram
         return NodeMessages(scalars, [], centre, neighbour)
     higher = layout.without_scalars
     blocks = [node_feats[0][:, :, num_scalars:], *node_feats[1:]]
-    return NodeMessages(
-        scalars, to_edges(higher.to_fields(blocks), higher, frames, (centre, neighbour)), centre, neighbour
-    )
+    turned = to_edges(higher.to_fields(blocks), higher.doubled, frames, (centre, neighbour))
+    return NodeMessages(scalars, turned, centre, neighbour)
 
 
 class Update(nn.Module):

@@ -77,6 +77,11 @@ class FrameLayout:
         return FrameLayout(Irreps([entry for entry in self.sorted_irreps if entry.ir.l > 0]))
 
     @cached_property
+    def doubled(self) -> FrameLayout:
+        """Layout with every irrep twice: the channels of one source, then those of another."""
+        return FrameLayout(Irreps([(2 * mul, ir) for mul, ir in self.sorted_irreps]))
+
+    @cached_property
     def component_index(self) -> tuple[Tensor, Tensor]:
         """Position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``."""
         position, sign = [], []
@@ -135,31 +140,16 @@ class FrameLayout:
 
     def to_fields(self, blocks: FrameBlocks) -> list[Tensor]:
         """Blocks regrouped by irrep: ``(rows, 2l+1, mul)`` for every group, components ``0, +1, -1, +2, -2, ...``."""
-        return self.part_fields(blocks, 1)[0]
+        pieces = [block.split(sizes, dim=2) for block, sizes in zip(blocks, self._group_sizes, strict=True)]
+        offsets = [len(self.groups) - len(sizes) for sizes in self._group_sizes]
+        return [
+            torch.cat([pieces[m][k - offsets[m]] for m in range(l + 1)], dim=1) if l else pieces[0][k]
+            for k, (_, l, _) in enumerate(self.groups)
+        ]
 
     def from_fields(self, fields: list[Tensor]) -> FrameBlocks:
         """Inverse of :meth:`to_fields`."""
-        return self.join_fields([fields])
-
-    def part_fields(self, blocks: FrameBlocks, sources: int) -> list[list[Tensor]]:
-        """Fields of several sources whose channels stand one after the other in every block."""
-        pieces = [block.split(sizes * sources, dim=2) for block, sizes in zip(blocks, self._group_sizes, strict=True)]
-        counts = [len(sizes) for sizes in self._group_sizes]
-        missing = [len(self.groups) - count for count in counts]
-        parted = []
-        for source in range(sources):
-            rows = [piece[source * count :] for piece, count in zip(pieces, counts, strict=True)]
-            parted.append(
-                [
-                    torch.cat([rows[m][k - missing[m]] for m in range(l + 1)], dim=1) if l else rows[0][k]
-                    for k, (_, l, _) in enumerate(self.groups)
-                ]
-            )
-        return parted
-
-    def join_fields(self, sources: list[list[Tensor]]) -> FrameBlocks:
-        """Inverse of :meth:`part_fields`."""
-        rows = [field.split([1] + [2] * (field.shape[1] // 2), dim=1) for fields in sources for field in fields]
+        rows = [field.split([1] + [2] * (field.shape[1] // 2), dim=1) for field in fields]
         return [torch.cat([row[m] for row in rows if len(row) > m], dim=2) for m in range(self.lmax + 1)]
 
     @cached_property
@@ -257,9 +247,10 @@ def frame_matrix(l: int, R: Tensor) -> Tensor:
 def unnatural_wigner(D: Tensor) -> Tensor:
     """The same rotations for an irrep of unnatural parity, whose rows are ``0, (-1), -(+1), (-2), -(+2), ...``."""
     l = D.shape[1] // 2
-    order = [0] + [row for m in range(1, l + 1) for row in (2 * m, 2 * m - 1)]
+    order = torch.tensor([0] + [row for m in range(1, l + 1) for row in (2 * m, 2 * m - 1)], device=D.device)
     signs = D.new_tensor([1.0] + [1.0, -1.0] * l)
-    return D[:, order][:, :, order] * signs[:, None] * signs
+    place = (order[:, None] * (2 * l + 1) + order).flatten()
+    return (D.flatten(1).index_select(1, place) * (signs[:, None] * signs).flatten()).view_as(D)
 
 
 def reversed_wigner(wigner: list[Tensor]) -> list[Tensor]:

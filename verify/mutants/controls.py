@@ -59,11 +59,18 @@ def irrep_dropout(part: Tensor, context: Context) -> Tensor:
 
 
 def local_frame(part: Tensor, context: Context) -> Tensor:
-    """An even function of the components in a local frame; the odd axis of the frame keeps its parity."""
+    """An even function of the components in a local frame, rotated back; nothing happens where the frame does not exist.
+
+    The third axis is a cross product and keeps its parity, so that the function must be even. The weight is the squared
+    sine between the two vectors of the frame.
+    """
     frame = frame_of(part)
     local = part @ frame.mT
-    gains = torch.sigmoid(local.square())
-    return (local * gains) @ frame
+    changed = (local * torch.sigmoid(local.square())) @ frame
+    first, second = part[:, 0], part[:, 1]
+    sine = torch.linalg.cross(first, second).square().sum(1)
+    weight = sine / (first.square().sum(1) * second.square().sum(1) + 1e-12)
+    return part + weight[:, None, None] * (changed - part)
 
 
 def absolute_pseudoscalar(value: Tensor, context: Context) -> Tensor:

@@ -6,6 +6,7 @@ temporaries of slices.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,27 +26,34 @@ def scale_channels(blocks: FrameBlocks, factor: Tensor, starts: list[int]) -> Fr
     return list(_Scale.apply(factor, starts, *blocks))
 
 
+def channel_squares(blocks: FrameBlocks, starts: list[int]) -> Tensor:
+    """Sum over components of the squares of every channel, ``(rows, K)``."""
+    result: Tensor = _Squares.apply(starts, *blocks)
+    return result
+
+
 def channel_dot(first: FrameBlocks, second: FrameBlocks, starts: list[int]) -> Tensor:
     """Sum over components of the products of equal channels, ``(rows, K)``; ``K`` is the width of the first block."""
     result: Tensor = _Dot.apply(starts, len(first), *first, *second)
     return result
 
 
-def to_edges(fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]) -> FrameBlocks:
+def to_edges(
+    fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]
+) -> FrameBlocks:
     """Features of nodes in the frames of the edges.
 
     Args:
-        fields: ``(N, 2l+1, mul)`` for every irrep of the layout, global frame.
-        layout: their channels.
+        fields: ``(N, 2l+1, mul)`` for every irrep, global frame.
+        layout: channels of the result: every irrep once per source.
         frames: frames of the edges.
         indices: for every source, the node of each edge, ``(E,)``.
 
     Returns:
-        Blocks ``(E, 1 or 2, sources * K_m)``, the channels of the first source before those of the second.
+        Blocks ``(E, 1 or 2, K_m)``; of each irrep the channels of the first source, then those of the second.
     """
     if frames.requires_grad:
-        gathered = [[field.index_select(0, index) for field in fields] for index in indices]
-        return layout.join_fields([layout.rotate_fields(source, frames) for source in gathered])
+        return _gather(fields, layout, frames, indices)
     return list(_ToEdges.apply(layout, frames, indices, *fields))
 
 
@@ -65,9 +73,29 @@ def to_nodes(
         Fields ``(num_nodes, 2l+1, mul)`` for every irrep of the layout.
     """
     if frames.requires_grad:
-        fields = layout.rotate_fields(layout.to_fields(blocks), frames, inverse=True)
-        return [field.new_zeros(num_nodes, *field.shape[1:]).index_add(0, index, field) for field in fields]
+        return _sum(blocks, layout, frames, (index,), num_nodes)
     return list(_ToNodes.apply(layout, frames, (index,), num_nodes, *blocks))
+
+
+def _gather(
+    fields: Sequence[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]
+) -> FrameBlocks:
+    gathered = [[field.index_select(0, index) for index in indices] for field in fields]
+    joined = [parts[0] if len(parts) == 1 else torch.cat(parts, dim=2) for parts in gathered]
+    return layout.from_fields(layout.rotate_fields(joined, frames))
+
+
+def _sum(
+    blocks: Sequence[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...], num_nodes: int
+) -> list[Tensor]:
+    totals = []
+    for field in layout.rotate_fields(layout.to_fields(list(blocks)), frames, inverse=True):
+        parts = field.chunk(len(indices), dim=2)
+        total = field.new_zeros(num_nodes, *parts[0].shape[1:])
+        for index, part in zip(indices, parts, strict=True):
+            total = total.index_add_(0, index, part.contiguous())
+        totals.append(total)
+    return totals
 
 
 class _Scale(torch.autograd.Function):
@@ -115,14 +143,25 @@ class _Dot(torch.autograd.Function):
         return None, None, *of_first, *of_second
 
 
+class _Squares(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, starts: list[int], *blocks: Tensor) -> Tensor:
+        ctx.save_for_backward(*blocks)
+        ctx.starts = starts
+        return channel_dot(list(blocks), list(blocks), starts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return None, *scale_channels(list(ctx.saved_tensors), 2 * gradients[0], ctx.starts)
+
+
 class _ToEdges(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...], *fields: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.layout, ctx.frames, ctx.indices, ctx.num_nodes = layout, frames, indices, len(fields[0])
-        gathered = [[field.index_select(0, index) for field in fields] for index in indices]
-        return tuple(layout.join_fields([layout.rotate_fields(source, frames) for source in gathered]))
+        return tuple(_gather(fields, layout, frames, indices))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -140,14 +179,7 @@ class _ToNodes(torch.autograd.Function):
         *blocks: Tensor,
     ) -> tuple[Tensor, ...]:
         ctx.layout, ctx.frames, ctx.indices = layout, frames, indices
-        totals: list[Tensor] = []
-        for index, source in zip(indices, layout.part_fields(list(blocks), len(indices)), strict=True):
-            turned = layout.rotate_fields(source, frames, inverse=True)
-            if not totals:
-                totals = [field.new_zeros(num_nodes, *field.shape[1:]) for field in turned]
-            for total, field in zip(totals, turned, strict=True):
-                total.index_add_(0, index, field.contiguous())
-        return tuple(totals)
+        return tuple(_sum(blocks, layout, frames, indices, num_nodes))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:

@@ -33,7 +33,7 @@ class NodeMessages:
     Attributes:
         scalars: ``(N, K_0)`` channels of degree 0, not gathered.
         blocks: for every ``m``, the channels with ``l >= max(m, 1)`` in the frame of the edge, ``(E, 1 or 2, 2 K)``:
-            those of the centre, then those of the neighbour; empty where there are only scalars.
+            of each irrep those of the centre, then those of the neighbour; empty where there are only scalars.
         centre: ``(E,)`` index of the receiving node.
         neighbour: ``(E,)`` index of the other node.
     """
@@ -70,7 +70,7 @@ class _Path:
 
     @property
     def loop_coefficient(self) -> float:
-        """Factor on self-loops, which only the harmonic of degree 0 reaches (core.md, Eq. 5)."""
+        """Factor on self-loops, which only the harmonic of degree 0 reaches (core.md, self-loops)."""
         return 1 / math.sqrt(2 * self.l1 + 1) if self.l2 == 0 else 0.0
 
 
@@ -117,6 +117,7 @@ class TensorProductWeights(nn.Module):
         shapes: list[tuple[int, ...]] = [(layout_edge.widths[m], 2 * widths[m]) for m in range(self.num_edge)]
         shapes += [(2, layout_node.widths[max(m, 1)], 2 * widths[m]) for m in range(self.num_node)]
         self.map = WeightMap(num_weights, [*shapes, (self.num_scalars, 3 * widths[0])])
+        self.interleaved = [Constant(_interleaved(layout_node, m)) for m in range(self.num_node)]
         first = 0
         for path, norm in zip(paths, _path_norms(paths), strict=True):
             index = torch.arange(first, first + math.prod(path.shape)).view(path.shape)
@@ -237,7 +238,7 @@ class EdgeConvolution(nn.Module):
         sums = [_RowSums(num_nodes * (1 if m == 0 else 2)) for m in range(self.layout_gate.lmax + 1)]
         _add_edges(sums, edge_feats, matrices.edge, edge_linear)
         _add_scalars(sums[0], nodes, matrices.scalars, node_linear)
-        _add_nodes(sums, nodes.blocks, matrices.node, node_linear)
+        _add_nodes(sums, nodes.blocks, matrices.node, self.tp.interleaved, node_linear)
         joined = [
             rows.joined(edge_feats[0], num_edges * (1 if m == 0 else 2), self.layout_gate.widths[m]).view(
                 num_edges, 1 if m == 0 else 2, -1
@@ -319,7 +320,11 @@ def _add_scalars(total: _RowSums, nodes: NodeMessages, matrix: Tensor, linear: E
 
 
 def _add_nodes(
-    sums: list[_RowSums], blocks: FrameBlocks, matrices: list[Tensor], linear: EquivariantLinear | None
+    sums: list[_RowSums],
+    blocks: FrameBlocks,
+    matrices: list[Tensor],
+    order: list[Constant],
+    linear: EquivariantLinear | None,
 ) -> None:
     """Contribution of the other channels of ``x_i`` and ``x_j``."""
     before = None if linear is None else linear.matrices()
@@ -327,7 +332,15 @@ def _add_nodes(
         if before is not None:
             skipped = before[m].shape[0] - matrix.shape[1]  # the scalars, at m = 0
             matrix = before[m][skipped:, skipped:] @ matrix
-        sums[m].add(blocks[m].flatten(0, 1), matrix.flatten(0, 1))
+        sums[m].add(blocks[m].flatten(0, 1), matrix.flatten(0, 1).index_select(0, order[m].like(matrix)))
+
+
+def _interleaved(layout: FrameLayout, m: int) -> Tensor:
+    """Rows of ``[all of x_i | all of x_j]`` with ``l >= max(m, 1)``, taken irrep by irrep: first ``x_i``, then ``x_j``."""
+    first, count = layout.starts[max(m, 1)], layout.widths[max(m, 1)]
+    rows = [rows for rows, (l, _) in group_slices(layout) if l >= max(m, 1)]
+    parts = [torch.arange(s.start - first, s.stop - first) + source * count for s in rows for source in (0, 1)]
+    return torch.cat(parts)
 
 
 def _addmm(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:

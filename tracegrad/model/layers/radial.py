@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from tracegrad.model.layers.constant import Constant
 
+SMALLEST_EXPONENT = -60.0  # exp(-60) is nothing beside 1; subnormal numbers would slow every product with them
+
 
 class GaussianBasis(nn.Module):
     r"""Gaussians on an even grid, as wide as their spacing.
@@ -26,4 +28,5 @@ class GaussianBasis(nn.Module):
     def forward(self, distances: Tensor) -> Tensor:
         """Values ``(..., num_basis)`` at the distances ``(...)``, Å."""
         centres = self.centres.like(distances)
-        return torch.exp(-0.5 * ((distances[..., None] - centres) / (centres[1] - centres[0])) ** 2)
+        steps = (distances[..., None] - centres) / (centres[1] - centres[0])
+        return torch.exp((-0.5 * steps.square()).clamp(min=SMALLEST_EXPONENT))

@@ -11,7 +11,7 @@ from benchmarks.board import Board, State
 from benchmarks.executors import Executor, Job
 from benchmarks.ledger import Ledger
 from benchmarks.plan import Run, train_arguments
-from benchmarks.worker import RunJob
+from benchmarks.worker import GRACE_SECONDS, STOP_FILE, RunJob
 from tracegrad.errors import DataError
 
 TRAINER = (sys.executable, "-m", "tracegrad", "train")
@@ -79,6 +79,7 @@ def sweep(
                 board.update(run, State.RUNNING)
                 arguments = train_arguments(run, ledger.conditions, ledger.training(run))
                 training = RunJob((*trainer, *arguments), ledger.folder(run), tuple(environment))
+                (ledger.folder(run) / STOP_FILE).unlink(missing_ok=True)
                 active[run] = executor.submit(training, run.name)
             ended = [run for run, job in active.items() if job.done()]
             for run in ended:
@@ -87,10 +88,22 @@ def sweep(
             if not ended:
                 time.sleep(POLL_SECONDS)
     except BaseException:
-        for job in active.values():
-            job.cancel()
+        _stop(active, ledger)
         raise
     return failures
+
+
+def _stop(active: dict[Run, Job], ledger: Ledger) -> None:
+    """Ask the trainings to stop, wait until they have, and take the others out of the queue."""
+    for run in active:
+        ledger.folder(run).mkdir(parents=True, exist_ok=True)
+        (ledger.folder(run) / STOP_FILE).touch()
+    limit = time.monotonic() + GRACE_SECONDS + 10 * POLL_SECONDS
+    while time.monotonic() < limit and not all(job.done() for job in active.values()):
+        time.sleep(POLL_SECONDS)
+    for job in active.values():
+        if not job.done():
+            job.cancel()
 
 
 def _settle(run: Run, ledger: Ledger, board: Board) -> list[Failure]:

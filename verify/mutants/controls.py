@@ -59,7 +59,7 @@ def irrep_dropout(part: Tensor, context: Context) -> Tensor:
 
 
 def local_frame(part: Tensor, context: Context) -> Tensor:
-    """An even function of the components in a local frame, rotated back; nothing happens where the frame does not exist.
+    """An even function of the components in a local frame; nothing happens where the frame does not exist.
 
     The third axis is a cross product and keeps its parity, so that the function must be even. The weight is the squared
     sine between the two vectors of the frame.

@@ -38,9 +38,7 @@ def channel_dot(first: FrameBlocks, second: FrameBlocks, starts: list[int]) -> T
     return result
 
 
-def to_edges(
-    fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]
-) -> FrameBlocks:
+def to_edges(fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]) -> FrameBlocks:
     """Features of nodes in the frames of the edges.
 
     Args:

@@ -336,7 +336,7 @@ def _add_nodes(
 
 
 def _interleaved(layout: FrameLayout, m: int) -> Tensor:
-    """Rows of ``[all of x_i | all of x_j]`` with ``l >= max(m, 1)``, taken irrep by irrep: first ``x_i``, then ``x_j``."""
+    """Rows of ``[x_i | x_j]`` with ``l >= max(m, 1)``, taken irrep by irrep: first of ``x_i``, then of ``x_j``."""
     first, count = layout.starts[max(m, 1)], layout.widths[max(m, 1)]
     rows = [rows for rows, (l, _) in group_slices(layout) if l >= max(m, 1)]
     parts = [torch.arange(s.start - first, s.stop - first) + source * count for s in rows for source in (0, 1)]

@@ -8,7 +8,7 @@ import math
 import reprlib
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -159,7 +159,7 @@ def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) 
     resolved = merge(_apply_sections(content, (dataset, setting), where), given)
     recipe = resolved.get("recipe", RECIPES[0])
     if recipe not in RECIPES:
-        raise ConfigError(f"{where}: unknown recipe {reprlib.repr(recipe)}. {did_you_mean(str(recipe)[:80], RECIPES)}")
+        raise ConfigError(f"{where}: unknown recipe {_shown(recipe)}. {did_you_mean(_shown(recipe, str), RECIPES)}")
     base = read_yaml(PRESET_FOLDER / "recipes" / f"{recipe}.yaml")
     return config_from_dict(merge(_apply_sections(base, (dataset, setting), f"recipe {recipe}"), resolved), where)
 
@@ -171,7 +171,7 @@ def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: 
         special = content.get(section, {})
         if not isinstance(special, Mapping):
             raise ConfigError(f"{where}: {section}: expected a mapping, found {type(special).__name__}")
-        unknown = [str(key)[:80] for key in special if section == "settings" and key not in SETTINGS]
+        unknown = [_shown(key, str) for key in special if section == "settings" and key not in SETTINGS]
         if unknown:
             raise ConfigError(f"{where}: settings: unknown {unknown[0]!r}. {did_you_mean(unknown[0], SETTINGS)}")
         if isinstance(special.get(name), Mapping):
@@ -217,8 +217,8 @@ def _build(cls: type[Any], content: Any, where: str, prefix: str) -> Any:
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in items:
-            near = did_you_mean(str(key)[:80], items)
-            raise ConfigError(f"{where}: unknown key {prefix + str(key)[:80]!r}. {near}")
+            near = did_you_mean(_shown(key, str), items)
+            raise ConfigError(f"{where}: unknown key {prefix + _shown(key, str)!r}. {near}")
         name = f"{prefix}{key}"
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(cast(type[Any], hints[key]), value, where, f"{name}.")
@@ -242,15 +242,23 @@ def _coerce(value: Any, kind: Any, name: str, where: str) -> Any:
     elif type(value) is kind:
         return value
     label = "list" if isinstance(kind, types.GenericAlias) else "finite number" if kind is float else kind.__name__
-    raise ConfigError(f"{where}: {name}: expected {label}, found {type(value).__name__} {reprlib.repr(value)}")
+    raise ConfigError(f"{where}: {name}: expected {label}, found {type(value).__name__} {_shown(value)}")
 
 
 def _check_value(value: Any, metadata: Mapping[str, Any], name: str, where: str) -> Any:
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
     if choices and value not in choices:
-        near = did_you_mean(str(value)[:80], choices)
-        raise ConfigError(f"{where}: {name}: unknown value {reprlib.repr(value)}. {near}")
+        near = did_you_mean(_shown(value, str), choices)
+        raise ConfigError(f"{where}: {name}: unknown value {_shown(value)}. {near}")
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{where}: {name}: expected a number {limits}, found {value}")
+        raise ConfigError(f"{where}: {name}: expected a number {limits}, found {_shown(value)}")
     return value
+
+
+def _shown(value: Any, form: Callable[[Any], str] = reprlib.repr) -> str:
+    """Beginning of a value for a message; Python refuses to write out integers of more than 4,300 digits."""
+    try:
+        return form(value)[:80]
+    except ValueError:
+        return f"{type(value).__name__} of thousands of digits"

@@ -90,7 +90,11 @@ class TrainingConfig:
     """Optimiser, schedule, loss weights, budgets, and what happens when the loss blows up."""
 
     start_from: str = option("", "Checkpoint whose weights the run starts from; what it lacks starts fresh.")
-    optimizer: str = option("adam", "Optimiser.", choices=("adam", "adamw"))
+    optimizer: str = option(
+        "adam",
+        "Adam (paper), AdamW, or SOAP on the matrices of every pair of irreps.",
+        choices=("adam", "adamw", "soap"),
+    )
     learning_rate: float = option(0.003, "Rate of the optimiser after the warm-up.", low=0.0)
     weight_decay: float = option(0.0, "Decoupled weight decay (AdamW only).", low=0.0)
     schedule: str = option(

@@ -14,6 +14,7 @@ from tracegrad.config import TrainingConfig
 from tracegrad.graph import TargetLayout
 from tracegrad.loss import LossTerms, ReversedFrame, TraceGradLoss
 from tracegrad.training.data import BatchStream, rotated, step_rotation
+from tracegrad.training.soap import SOAP, weight_matrices
 
 
 def make_loss(config: TrainingConfig, targets: TargetLayout) -> TraceGradLoss:
@@ -64,7 +65,9 @@ class TrainingModule(lightning.LightningModule):
         return batch
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam as in the paper, or AdamW; one fused kernel per step."""
+        """Adam as in the paper or AdamW, one fused kernel per step, or SOAP."""
+        if self.config.optimizer == "soap":
+            return SOAP(weight_matrices(self.model), self.config.learning_rate)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         settings: dict[str, Any] = {"lr": self.config.learning_rate, "betas": (0.9, 0.999), "fused": True}
         if self.config.optimizer == "adamw":

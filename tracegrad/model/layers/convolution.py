@@ -100,6 +100,9 @@ class TensorProductWeights(nn.Module):
         layout_edge: channels of ``e_ij``.
         layout_out: channels of the output.
         lmax_sh: largest degree of the spherical harmonics.
+
+    Attributes:
+        matrix_shapes: shapes of the matrices in ``weight``, one for every path.
     """
 
     def __init__(
@@ -108,7 +111,8 @@ class TensorProductWeights(nn.Module):
         super().__init__()
         self.layout_node, self.layout_edge, self.layout_out = layout_node, layout_edge, layout_out
         paths = _paths([layout_node, layout_node, layout_edge], layout_out, lmax_sh)
-        num_weights = sum(math.prod(path.shape) for path in paths)
+        self.matrix_shapes = [path.shape for path in paths]
+        num_weights = sum(math.prod(shape) for shape in self.matrix_shapes)
         self.weight = nn.Parameter(torch.randn(num_weights))
         self.num_edge = min(layout_edge.lmax, layout_out.lmax) + 1
         self.num_node = min(layout_node.lmax, layout_out.lmax) + 1 if layout_node.lmax else 0

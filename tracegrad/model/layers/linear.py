@@ -34,6 +34,9 @@ class EquivariantLinear(nn.Module):
         layout_out: channels of the output.
         bias: add a bias to the scalars of even parity.
         num_types: number of row types.
+
+    Attributes:
+        matrix_shapes: shapes of the matrices in ``weight``, one for every pair of irreps.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class EquivariantLinear(nn.Module):
             for columns, other in group_slices(layout_out)
             if kind == other
         ]
-        num_weights = sum((r.stop - r.start) * (c.stop - c.start) * num_types for r, c, _ in pairs)
+        self.matrix_shapes = [((r.stop - r.start) * num_types, c.stop - c.start) for r, c, _ in pairs]
+        num_weights = sum(a * b for a, b in self.matrix_shapes)
         self.weight = nn.Parameter(torch.randn(num_weights))
         widths = [(layout_in.widths[m], layout_out.widths[m]) for m in range(self.lmax + 1)]
         self.map = WeightMap(num_weights, [(num_types, *w) if num_types > 1 else w for w in widths])

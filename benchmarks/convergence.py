@@ -11,6 +11,7 @@ import argparse
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,8 @@ class Case:
         setting: row of the paper's tables.
         recipe: ``paper`` or ``fast``.
         seconds: training budget.
-        overrides: further ``key=value`` settings, the same for both recipes.
+        overrides: further ``key=value`` settings.
+        label: what it is called where the recipe does not say it.
     """
 
     dataset: str
@@ -45,11 +47,17 @@ class Case:
     recipe: str
     seconds: float
     overrides: tuple[str, ...]
+    label: str = ""
 
     @property
     def name(self) -> str:
         """Name of the folder."""
-        return f"{self.dataset}_{self.setting}_{self.recipe}".replace("+", "_")
+        return re.sub("[^A-Za-z0-9.-]+", "_", f"{self.dataset}_{self.setting}_{self.label or self.recipe}")
+
+    @property
+    def title(self) -> str:
+        """What it is called in tables and plots."""
+        return self.label or f"{self.setting}, recipe {self.recipe}"
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         curves = [run(case, options) for case in cases(options)]
-        write(options, curves)
+        write(options.out / f"convergence_{options.dataset}.json", options.dataset, curves)
     except TracegradError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -107,6 +115,7 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     points = read_curve(folder / "history.csv")
     return {
         **asdict(case),
+        "title": case.title,
         "points": points,
         "seconds_to": seconds_to(points),
         "steps": record["steps"],
@@ -128,29 +137,34 @@ def seconds_to(points: Sequence[tuple[float, float]]) -> dict[str, float | None]
     return {f"{level:g}": next((s for s, mae in points if mae <= level), None) for level in LEVELS}
 
 
-def write(options: argparse.Namespace, curves: list[dict[str, Any]]) -> None:
-    """Write ``convergence_<dataset>.json|md|png|svg``; other runs of the JSON are kept."""
-    options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / f"convergence_{options.dataset}.json"
-    content = {"dataset": options.dataset, "environment": environment(), "curves": curves}
+def write(target: Path, dataset: str, curves: list[dict[str, Any]]) -> None:
+    """Write the record ``target``, and beside it the table and the plot.
+
+    Args:
+        target: JSON file.
+        dataset: key of the database.
+        curves: results of :func:`run`.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = {"dataset": dataset, "environment": environment(), "curves": curves}
     with atomic_write(target) as temporary:
         temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
     with atomic_write(target.with_suffix(".md")) as temporary:
         temporary.write_text(table(curves), encoding="utf-8")
     for suffix in (".png", ".svg"):
         with atomic_write(target.with_suffix(suffix)) as temporary:
-            draw(curves, options.dataset).savefig(temporary, dpi=150)
+            draw(curves, dataset).savefig(temporary, dpi=150)
     print(table(curves))
 
 
 def table(curves: Sequence[dict[str, Any]]) -> str:
     """Markdown table of the seconds to each level."""
-    head = ["setting", "recipe", "parameters", "steps", *(f"s to {level:g} meV" for level in LEVELS), "last (meV)"]
+    head = ["run", "parameters", "steps", *(f"s to {level:g} meV" for level in LEVELS), "last (meV)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for curve in curves:
         times = ["-" if seconds is None else f"{seconds:.0f}" for seconds in curve["seconds_to"].values()]
         last = curve["final_val_mae_mev"]
-        cells = [curve["setting"], curve["recipe"], str(curve["parameters"]), str(curve["steps"]), *times]
+        cells = [curve["title"], str(curve["parameters"]), str(curve["steps"]), *times]
         lines.append("| " + " | ".join([*cells, "-" if last is None else f"{last:.3f}"]) + " |")
     return "\n".join(lines) + "\n"
 
@@ -162,7 +176,7 @@ def draw(curves: Sequence[dict[str, Any]], dataset: str) -> Figure:
     for curve in curves:
         if curve["points"]:
             seconds, errors = zip(*curve["points"], strict=True)
-            axis.plot(seconds, errors, label=f"{curve['setting']}, recipe {curve['recipe']}", lw=1.2)
+            axis.plot(seconds, errors, label=curve["title"], lw=1.2)
     for level in LEVELS:
         axis.axhline(level, color="0.8", lw=0.6, zorder=0)
     axis.set(xscale="log", yscale="log", xlabel="training time (s)", ylabel="validation MAE_all (meV)")

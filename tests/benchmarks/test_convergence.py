@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
-from benchmarks.convergence import LEVELS, draw, make_parser, read_curve, run, seconds_to, table
+import pytest
+
+from benchmarks.convergence import LEVELS, Case, draw, make_parser, read_curve, run, seconds_to, table
 from benchmarks.convergence import cases as make_cases
+from benchmarks.trials import TRIALS, read_trials
+from benchmarks.trials import main as trials_main
+from tracegrad.config import load_config
+from tracegrad.errors import ConfigError
 
 HISTORY = "step,seconds,val_mae\n10,1.5,12.0\n15,2.0,\n20,3.0,4.5\n30,6.0,5.5\n40,9.0,1.9\n"
 
@@ -38,3 +45,41 @@ def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
     assert "| 3 | 3 | 9 | - | 1.900 |" in table([curve])
     assert curve["test_mae_all_mev"] == {"all": 2.5}
     assert len(draw([curve], "MG").axes[0].lines) == 1 + len(LEVELS)
+
+
+def test_every_trial_is_a_change_of_the_recipe_that_the_configuration_accepts() -> None:
+    trials = read_trials(TRIALS, [])
+    assert trials["recipe as it is"] == ()
+    for overrides in trials.values():
+        config = load_config(preset="bundled", dataset="MG", setting="DeepHE3", overrides=["recipe=fast", *overrides])
+        assert (config == load_config(preset="bundled", dataset="MG", setting="DeepHE3")) == (not overrides)
+
+
+def test_trials_that_are_no_changes_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "trials.yaml").write_text("- rate\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        read_trials(tmp_path / "trials.yaml", [])
+    with pytest.raises(ConfigError, match=r"Did you mean 'rate 0\.1'"):
+        read_trials(TRIALS, ["rate 0.11"])
+
+
+def test_trials_are_ordered_by_their_error_and_keep_their_curves(tmp_path: Path) -> None:
+    words = [
+        "--out",
+        str(tmp_path / "out"),
+        "--work",
+        str(tmp_path / "work"),
+        "--only",
+        "rate 0.1",
+        "--only",
+        "float64",
+    ]
+    for name, error in (("rate 0.1", 3.0), ("float64", 2.0)):
+        folder = tmp_path / "work" / Case("MG", "DeepHE3", "fast", 60.0, (), name).name
+        folder.mkdir(parents=True)
+        (folder / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
+        (folder / "run.json").write_text('{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}')
+    assert trials_main(words) == 0
+    content = json.loads((tmp_path / "out" / "trials_MG_DeepHE3.json").read_text(encoding="utf-8"))
+    assert [curve["title"] for curve in content["curves"]] == ["float64", "rate 0.1"]
+    assert (tmp_path / "out" / "trials_MG_DeepHE3.png").stat().st_size > 1000

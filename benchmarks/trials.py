@@ -1,0 +1,78 @@
+"""Choice of the recipe: ``python -m benchmarks.trials --dataset MG`` trains the baseline with one change at a time.
+
+The changes stand in ``trials.yaml``. All trials have the same budget of seconds, and only validation data are looked
+at. Trials that are complete are not repeated, interrupted ones go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from benchmarks.convergence import Case, run, write
+from tracegrad.errors import ConfigError, TracegradError, did_you_mean
+
+TRIALS = Path(__file__).with_name("trials.yaml")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Command line of the trials."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trials", description=__doc__)
+    parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
+    parser.add_argument("--setting", default="DeepHE3", help="setting (default DeepHE3)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="training budget of a trial (default 60)")
+    parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a trial (default 1)")
+    parser.add_argument("--trials", type=Path, default=TRIALS, metavar="FILE", help="YAML: name -> changes")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run this trial (repeatable)")
+    parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
+    parser.add_argument("--work", type=Path, default=Path("reports/out/trials"), help="folder of the runs")
+    return parser
+
+
+def read_trials(path: Path, only: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Overrides of every trial.
+
+    Args:
+        path: YAML file, name -> {section.key: value}.
+        only: names to keep; all if empty.
+
+    Raises:
+        ConfigError: the file is no such mapping, or a name is not in it.
+    """
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict) or not all(isinstance(changes, dict) for changes in content.values()):
+        raise ConfigError(f"{path}: expected a mapping from names to changes such as {{training.clip: 0.1}}")
+    for name in only:
+        if name not in content:
+            raise ConfigError(f"{path}: no trial {name!r}. {did_you_mean(name, list(content))}")
+    return {
+        name: tuple(f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items())
+        for name, changes in content.items()
+        if not only or name in only
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, then write JSON, table and plot; the best validation error comes first."""
+    options = make_parser().parse_args(arguments)
+    try:
+        trials = read_trials(options.trials, options.only)
+        curves = []
+        for name, overrides in trials.items():
+            case = Case(options.dataset, options.setting, "fast", options.seconds, overrides, name)
+            curves.append(run(case, options))
+            curves.sort(key=lambda curve: curve["final_val_mae_mev"])
+            write(options.out / f"trials_{options.dataset}_{options.setting}.json", options.dataset, curves)
+    except TracegradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,6 +1,6 @@
 """Choice of the recipe: ``python -m benchmarks.trials --dataset MG`` trains the baseline with one change at a time.
 
-The changes stand in ``trials.yaml``. All trials have the same budget of seconds, and only validation data are looked
+The changes stand in ``trials.yaml``. All trials have the same budget, and only validation data are looked
 at. Trials that are complete are not repeated, interrupted ones go on.
 """
 
@@ -25,6 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
     parser.add_argument("--setting", default="DeepHE3", help="setting (default DeepHE3)")
     parser.add_argument("--seconds", type=float, default=60.0, help="training budget of a trial (default 60)")
+    parser.add_argument("--steps", type=int, default=0, help="budget in steps instead, on a machine that is busy")
     parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
     parser.add_argument("--threads", type=int, default=1, help="threads of a trial (default 1)")
     parser.add_argument("--trials", type=Path, default=TRIALS, metavar="FILE", help="YAML: name -> changes")
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trials = read_trials(options.trials, options.only)
         curves = []
         for name, overrides in trials.items():
-            case = Case(options.dataset, options.setting, "fast", options.seconds, overrides, name)
+            budget = (f"training.max_steps={options.steps}",) if options.steps else ()
+            seconds = 0.0 if options.steps else options.seconds
+            case = Case(options.dataset, options.setting, "fast", seconds, (*overrides, *budget), name)
             curves.append(run(case, options))
             curves.sort(key=lambda curve: curve["final_val_mae_mev"])
             write(options.out / f"trials_{options.dataset}_{options.setting}.json", options.dataset, curves)

@@ -93,6 +93,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the loaders, guided by coverage (posargs: all --seconds 60, or a target)."""
+    install(session, "fuzz")
+    session.run("python", "tests/fuzz/guided.py", *(session.posargs or ["all"]), env=single_threaded())
+
+
+@nox.session
 def docs(session: nox.Session) -> None:
     """Build the site into site/, warnings are errors (posargs: mkdocs build's)."""
     session.install(

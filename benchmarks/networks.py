@@ -19,6 +19,7 @@ BASELINE = NetworkSizes("64x0e+32x1o+16x2e+8x3o+8x4e", 64, 4, 3, 7.2, 128, "grap
 TARGETS = {6: (0, 0, 1, 1, 2)}
 DENSITY = 0.04  # atoms per cubic Å; with the cutoff about 49 directed edges per atom
 CUTOFF = 6.6  # Å
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def targets() -> TargetLayout:
@@ -26,12 +27,11 @@ def targets() -> TargetLayout:
     return TargetLayout(TARGETS, spinful=False)
 
 
-def random_graph(num_edges: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Data:
-    """Graph of random atoms in a periodic box with about so many directed edges, 49 per atom.
+def random_positions(num_edges: int, seed: int = 0) -> tuple[np.ndarray, float]:
+    """Positions of random atoms, ``(N, 3)`` Å, and the side of their periodic box, Å.
 
     Args:
-        num_edges: edges, self-loops and both directions counted.
-        dtype: of the positions and frames.
+        num_edges: directed edges that they shall have, 49 per atom.
         seed: of the positions.
     """
     random = np.random.default_rng(seed)
@@ -40,16 +40,42 @@ def random_graph(num_edges: int, dtype: torch.dtype = torch.float32, seed: int =
     grid = int(np.ceil(count ** (1 / 3)))
     sites = np.stack(np.meshgrid(*[np.arange(grid)] * 3, indexing="ij"), axis=-1).reshape(-1, 3)
     chosen = sites[np.sort(random.permutation(len(sites))[:count])]
-    positions = (chosen + random.uniform(-0.2, 0.2, chosen.shape)) * side / grid
-    i, j, shift = neighbor_pairs(positions, side * np.eye(3), np.array([True] * 3), CUTOFF)
-    distances = np.linalg.norm(positions[j] + shift @ (side * np.eye(3)) - positions[i], axis=1)
-    keep = np.argsort(distances)[: max(0, (num_edges - count) // 2)]
+    return (chosen + random.uniform(-0.2, 0.2, chosen.shape)) * side / grid, side
+
+
+def pairs_of(positions: np.ndarray, side: float, num_edges: int) -> Pairs:
+    """Pairs ``i``, ``j``, ``shift`` within the cutoff, the shortest of them up to a number of directed edges."""
+    cell = side * np.eye(3)
+    i, j, shift = neighbor_pairs(positions, cell, np.array([True] * 3), CUTOFF)
+    distances = np.linalg.norm(positions[j] + shift @ cell - positions[i], axis=1)
+    keep = np.sort(np.argsort(distances)[: max(0, (num_edges - len(positions)) // 2)])
+    return i[keep], j[keep], shift[keep]
+
+
+def random_graph(
+    num_edges: int,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    pairs: tuple[np.ndarray, float, Pairs] | None = None,
+) -> Data:
+    """Graph of random atoms in a periodic box with about so many directed edges, 49 per atom.
+
+    Args:
+        num_edges: edges, self-loops and both directions counted.
+        dtype: of the positions and frames.
+        seed: of the positions.
+        pairs: positions, side of the box, and pairs, where they are there already.
+    """
+    if pairs is None:
+        positions, side = random_positions(num_edges, seed)
+        pairs = positions, side, pairs_of(positions, side, num_edges)
+    positions, side, (i, j, shift) = pairs
     graph = graph_from_pairs(
-        torch.full((count,), 6),
+        torch.full((len(positions),), 6),
         torch.from_numpy(positions),
         side * torch.eye(3, dtype=torch.float64),
-        torch.from_numpy(np.stack([i[keep], j[keep]]).astype(np.int64)),
-        torch.from_numpy(np.asarray(shift[keep], dtype=np.int64)),
+        torch.from_numpy(np.stack([i, j]).astype(np.int64)),
+        torch.from_numpy(np.asarray(shift, dtype=np.int64)),
         targets(),
     )
     return cast_graph(graph, dtype)

@@ -15,6 +15,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.bands import write_bands
 from benchmarks.board import Board
 from benchmarks.controls import check_controls, plan_controls
 from benchmarks.environment import ROOT, cores, environment
@@ -133,6 +134,7 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     show_failures(failures, ledger, console)
     if options.no_report or not any(ledger.finished(run) for run in runs):
         return 1 if problems else 0
+    write_bands(ledger, runs)
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
     return 1 if problems else drawn.returncode
 

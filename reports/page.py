@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from reports.physics import PHYSICS_CAPTION, PHYSICS_HEAD, physics_rows
 from reports.records import RunRecord
 from reports.render import (
     EMPTY,
@@ -69,6 +70,7 @@ def write_page(page: Page, path: Path) -> None:
     """
     ids = {record.path: f"run-{position}" for position, record in enumerate(page.records)}
     sections = [("tables", "Tables", "".join(_table(table, ids) for table in page.tables))]
+    sections += _physics(page.records)
     sections += _figures(page.figures)
     if page.verification:
         sections.append(("verification", "Verification", _verification(page.verification)))
@@ -172,6 +174,16 @@ def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{line("th", head)}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _physics(records: Sequence[RunRecord]) -> list[tuple[str, str, str]]:
+    """Section of what the errors mean for energies and states; none where no record says it."""
+    body = "".join(
+        f"<h3>{html.escape(comparison.title)}</h3>{_grid(PHYSICS_HEAD, rows)}"
+        for comparison, rows in physics_rows(records).items()
+    )
+    note = f'<p class="soft">{html.escape(PHYSICS_CAPTION)}</p>'
+    return [("physics", "Energies, states and gap of one structure", note + body)] if body else []
 
 
 def _figures(figures: Sequence[Path]) -> list[tuple[str, str, str]]:

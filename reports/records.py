@@ -44,12 +44,15 @@ class SubsetMetrics:
         mae_block: mean absolute error of each basic block, meV, keyed by its orbitals (``"s1-p1"``).
         per_structure: mean absolute error of each test structure, meV; empty when the record does not carry it.
         per_distance: (from, to, error) of each range of distances, Å, Å and meV; empty when the record has none.
+        physics: energies, states and gap of one structure (``tracegrad.physics.physics_metrics``); empty when the
+            record has none.
     """
 
     mae_all: float
     mae_block: Mapping[str, float]
     per_structure: Mapping[str, float]
     per_distance: tuple[tuple[float, float, float], ...] = ()
+    physics: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ def _subset(file: Path, name: str, metrics: Mapping[str, Any]) -> SubsetMetrics:
             )
     bins = metrics.get("per_distance") or []
     distance = tuple((float(entry["from"]), float(entry["to"]), float(entry["mae"])) for entry in bins)
-    return SubsetMetrics(mae_all, blocks, structures, distance)
+    return SubsetMetrics(mae_all, blocks, structures, distance, dict(metrics.get("physics") or {}))
 
 
 def by_comparison(records: Iterable[RunRecord]) -> dict[Comparison, list[RunRecord]]:

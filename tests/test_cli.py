@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,9 +14,14 @@ import numpy as np
 import pytest
 
 import tracegrad
-from tracegrad.cli import COMMANDS, build_parser, main
+from tracegrad.cli import COMMANDS, build_parser, generate, main
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.compact import write_compact
+from tracegrad.data.dft import systems
+from tracegrad.data.dft.generate import FORMS
+
+ALL = ("train", "evaluate", "predict", "bands", "data", "parity", "import-deephe3", "info", "completion")
+ALL += tuple(f"data {action}" for action in ("list", "fetch", "convert", "check", "generate"))
 
 TINY = ["--preset", "smoke"]
 for change in ("hidden_irreps=4x0e+4x1o", "embed_dim=4", "num_blocks=1", "num_radial=4", "epochs=2", "loggers=[]",
@@ -50,10 +57,10 @@ def test_help_is_fast_and_complete(root: Path, capsys: pytest.CaptureFixture[str
     run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert time.monotonic() - started < 5.0
     assert run.stdout.splitlines()[-1] == "False"
-    for name in ("train", "evaluate", "info"):
-        assert f"\n    {name}" in run.stdout
+    for name in ALL:
+        assert f"\n    {name.split()[0]}" in run.stdout
         with pytest.raises(SystemExit) as leave:
-            main([name, "--help"])
+            main([*name.split(), "--help"])
         assert leave.value.code == 0
         text = capsys.readouterr().out
         assert f"examples:\n  tracegrad {name}" in text
@@ -61,21 +68,48 @@ def test_help_is_fast_and_complete(root: Path, capsys: pytest.CaptureFixture[str
         assert "--quiet" in text
 
 
-def test_every_example_of_the_help_is_accepted_by_the_parser(root: Path) -> None:
-    del root
+def test_every_example_of_the_help_is_accepted_by_the_parser() -> None:
     lines = []
-    for name in ("train", "evaluate", "info"):
-        parser = build_parser([name])
-        sub = next(action for action in parser._actions if action.dest == "command").choices[name]
-        lines += [line.split("  ")[1].split() for line in sub.epilog.splitlines()[1:]]
-    assert len(lines) >= 10
+    for name in ALL:
+        parser = build_parser(name.split())
+        for part in name.split():
+            parser = next(a.choices[part] for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        lines += [line.strip().split("  ")[0].split(">")[0].split() for line in parser.epilog.splitlines()[1:]]
+    assert len(lines) >= 30
     for words in lines:
         options = build_parser(words[1:]).parse_args(words[1:])
         assert callable(options.run)
 
 
+def test_the_choices_of_generate_are_those_of_the_generator() -> None:
+    assert (*generate.SYSTEMS,) == (*systems.SYSTEMS,)
+    assert (*generate.SPLITS,) == (*systems.SPLIT_OFFSETS,)
+    assert generate.FORMS == FORMS
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [("tracegrad ba", {"bands"}), ("tracegrad data che", {"check"}), ("tracegrad train --prese", {"--preset"})],
+)
+def test_a_shell_gets_its_completions(line: str, expected: set[str], tmp_path: Path) -> None:
+    asked = {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "\n", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    answer = tmp_path / "answer"
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+    code = "import sys, tracegrad.cli as c\nc.main([])"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, timeout=60)
+    assert {word.strip() for word in answer.read_text().splitlines()} == expected
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_code_for_a_shell_names_the_program(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    text = capsys.readouterr().out
+    assert "tracegrad" in text
+    assert "_ARGCOMPLETE" in text
+
+
 def test_commands_are_known_by_name_before_they_are_imported() -> None:
-    assert {"train", "evaluate", "predict", "bands", "data", "parity", "import-deephe3", "info"} <= set(COMMANDS)
+    assert {name.split()[0] for name in ALL} == set(COMMANDS)
     with pytest.raises(SystemExit) as leave:
         main(["trian"])
     assert leave.value.code == 2
@@ -161,6 +195,37 @@ def test_failures_of_the_system_end_without_a_traceback(
         assert (code, text) == (2, "tracegrad: error: run.json: No space left on device\n")
     else:
         assert (code, text) == (130, "tracegrad: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", *TINY, "--dataset", "MG", "--source", "FILES/MG.h5", "--setting", "DeepHE3", "--quiet", "--out"],
+        ["bands", "MM/MM_test_000", "--path", "GM", "--points", "2", "--out"],
+        ["data", "convert", "FILES/MG.h5", "--to", "deeph"],
+    ],
+    ids=["train", "bands", "convert"],
+)
+def test_a_folder_that_nobody_may_write_to_is_named(
+    words: list[str], files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [word.replace("FILES", str(files)) for word in words]
+    place = "/proc/nothing/here"  # not even the superuser makes folders there
+    assert main([*words[:3], place, *words[3:]] if words[1] == "convert" else [*words, place]) == 2
+    text = capsys.readouterr().err
+    assert "tracegrad: error: /proc/nothing" in text
+    assert "Traceback" not in text
+
+
+def test_a_file_that_outgrows_its_limit_leaves_nothing(tmp_path: Path) -> None:
+    code = "import resource, sys\nfrom tracegrad.cli import main\n"
+    code += "resource.setrlimit(resource.RLIMIT_FSIZE, (99999, 99999))\n"
+    code += f"sys.exit(main(['data', 'convert', 'MM', {str(tmp_path / 'all.h5')!r}, '--to', 'compact']))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert run.returncode == 2, run.stderr
+    assert "tracegrad: error: " in run.stderr
+    assert "Traceback" not in run.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_info_tells_versions_and_options(capsys: pytest.CaptureFixture[str]) -> None:

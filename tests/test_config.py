@@ -138,7 +138,7 @@ def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> Non
         ("a: [1", "expected YAML"),
         ("a: !!python/object/apply:os.system [echo]", "expected YAML"),
         ("settings: {DeepE3: {}}", "settings: unknown 'DeepE3'. Did you mean 'DeepHE3'"),
-        ("datasets: [1]", "datasets: expected a mapping"),
+        ("datasets: 1", "datasets: expected a mapping"),
         ("datasets: &a {MG: {datasets: *a}}", "endless nesting"),
         ("training: {epochs: 1}\nmodel: {trace_of_residual: true}\nrecipe: paper", "needs model.reference true"),
         ("3: 4", "unknown key '3'"),

@@ -31,6 +31,17 @@ def commands(text: str) -> list[str]:
     return [part for part in parts if part and not part.startswith("#")]
 
 
+def test_examples_shown_in_the_docs_are_files(root: Path) -> None:
+    lines = [
+        line for page in pages(root) for line in page.read_text(encoding="utf-8").splitlines() if line[:3] == "--8"
+    ]
+    assert len(lines) >= 2
+    for line in lines:  # a formatter that takes the marker for an expression would spoil it
+        marker = re.fullmatch(r'--8<-- "(.+)"', line)
+        assert marker, line
+        assert (root / marker[1]).is_file()
+
+
 def nox_sessions(root: Path) -> set[str]:
     """Return the names of the sessions in the noxfile."""
     tree = ast.parse((root / "noxfile.py").read_text(encoding="utf-8"))

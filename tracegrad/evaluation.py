@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +12,12 @@ from torch import nn
 
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config
-from tracegrad.data import Dataset, Structure, load_dataset
+from tracegrad.data import Blocks, Dataset, Structure, load_dataset
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph
 from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
 from tracegrad.model import predict_blocks
+from tracegrad.physics import physics_metrics
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
 from tracegrad.training.device import choose_device, process_rank
 
@@ -31,18 +32,32 @@ def evaluate_structures(model: nn.Module, structures: Iterable[Structure]) -> li
         model: trained network.
         structures: with Hamiltonians; the graph of each has exactly the pairs of its Hamiltonian.
     """
+    return [structure_errors(_predicted(model, structure), structure) for structure in structures]
+
+
+def evaluate_physics(model: nn.Module, structures: Sequence[Structure]) -> dict[str, Any]:
+    """What the errors of the first structure mean: :func:`tracegrad.physics.physics_metrics`.
+
+    Args:
+        model: trained network.
+        structures: of one subset; with an overlap there are energies, states and a gap.
+    """
+    structure = structures[0]
+    return physics_metrics(_predicted(model, structure), structure)
+
+
+def _predicted(model: nn.Module, structure: Structure) -> Blocks:
+    """Hamiltonian on exactly the pairs of the structure's own."""
     parameter, targets = next(model.parameters()), cast(TargetLayout, model.targets)
-    errors = []
-    for structure in structures:
-        graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
-        with torch.inference_mode():
-            predicted = predict_blocks(model, graph.to(parameter.device))
-        errors.append(structure_errors(predicted, structure))
-    return errors
+    graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+    with torch.inference_mode():
+        return predict_blocks(model, graph.to(parameter.device))
 
 
 def evaluate_dataset(model: nn.Module, dataset: Dataset) -> dict[str, dict[str, Any]]:
     """Metrics of all test subsets in meV: ``{"all": ...}``, or ``{"nt": ..., "t": ...}`` for bilayers.
+
+    Each also has ``physics``, the errors of energies, states and gap of its first structure.
 
     Raises:
         DataError: there is no test structure.
@@ -50,10 +65,13 @@ def evaluate_dataset(model: nn.Module, dataset: Dataset) -> dict[str, dict[str, 
     twisted = len(dataset.test_twisted) > 0
     first = "nt" if twisted or dataset.key not in UNTWISTED_KEYS else "all"
     subsets = {first: dataset.test, "t": dataset.test_twisted}
-    filled = {name: evaluate_structures(model, subset) for name, subset in subsets.items() if len(subset)}
+    filled = {name: subset for name, subset in subsets.items() if len(subset)}
     if not filled:
         raise DataError(f"{dataset.key}: expected test structures, found none; check the split")
-    return {name: subset_metrics(errors) for name, errors in filled.items()}
+    return {
+        name: {**subset_metrics(evaluate_structures(model, subset)), "physics": evaluate_physics(model, subset)}
+        for name, subset in filled.items()
+    }
 
 
 def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> dict[str, Any]:

@@ -20,9 +20,9 @@ class LossTerms:
     """Loss of one batch.
 
     Args:
-        total: what is minimised.
-        hamiltonian: L_H, mean |ΔH|² over the matrix elements of all directed edges, eV².
-        trace: L_T, or None without a trace decoder.
+        total: what is minimised; of several processes the part of this one, whose mean over them is the loss.
+        hamiltonian: L_H, mean |ΔH|² over the matrix elements of all directed edges, eV²; of all processes.
+        trace: L_T, or None without a trace decoder; of all processes.
     """
 
     total: Tensor
@@ -78,12 +78,49 @@ class TraceGradLoss:
             progress: how much of the run is over, 0 to 1.
         """
         hamiltonian = hamiltonian_loss(outputs["frame"], graph, self.reverse)
+        hamiltonian = hamiltonian * process_share(torch.dot(graph.target_weight, graph.target_elements))
+        of_all = mean_over_processes(hamiltonian)
         if "trace" not in outputs:
-            return LossTerms(hamiltonian, hamiltonian)
+            return LossTerms(hamiltonian, of_all)
         trace = trace_label_loss(outputs["trace"], graph, self.trace_loss, self.standardize)
+        trace = trace * process_share(torch.dot(graph.target_weight, graph.trace_mask.sum(dim=1)))
+        trace_of_all = mean_over_processes(trace)
         weight = trace_weight(self.lambda_trace, self.schedule, progress)
-        ratio = (hamiltonian / trace.clamp_min(SMALLEST_LOSS)).detach()
-        return LossTerms(hamiltonian + weight * ratio * trace, hamiltonian, trace)
+        ratio = (of_all / trace_of_all.clamp_min(SMALLEST_LOSS)).detach()
+        return LossTerms(hamiltonian + weight * ratio * trace, of_all, trace_of_all)
+
+
+def num_processes() -> int:
+    """Processes that train one network together; 1 outside a distributed run."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 1
+    return torch.distributed.get_world_size()
+
+
+def process_share(count: Tensor) -> Tensor | float:
+    r"""Factor that makes the mean over processes of means over their batches the mean over the joint batch.
+
+    .. math:: \frac{1}{W} \sum_r \frac{W n_r}{\sum_s n_s}\, \frac{A_r}{n_r} = \frac{\sum_r A_r}{\sum_r n_r}
+
+    Distributed training averages gradients over processes; structures of different sizes have different ``n``.
+
+    Args:
+        count: ``n`` of this process, a scalar.
+    """
+    if num_processes() == 1:
+        return 1.0
+    total = count.detach().clone()
+    torch.distributed.all_reduce(total)
+    return count * num_processes() / total
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Mean of a scalar over the processes, without gradient; in a single process the scalar itself."""
+    if num_processes() == 1:
+        return value
+    total = value.detach().clone()
+    torch.distributed.all_reduce(total)
+    return total / num_processes()
 
 
 def hamiltonian_loss(predicted: Tensor, graph: Data, reverse: ReversedFrame | None = None) -> Tensor:

@@ -126,11 +126,15 @@ class DataAdapter:
 
     Args:
         fields: name -> :class:`Field` of every tensor that transforms; ``"cartesian_points"`` are moved, irreps are
-        rotated. outputs: name -> :class:`Field` of what the model returns: a dict with these names, or a tensor or
-        tuple in this order. cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None. cell_shift:
-        name of the (E, 3) integer cell of the second node of every edge, or None. basis: component order of the
-        irreps. rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when
-        nothing does. forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
+            rotated.
+        outputs: name -> :class:`Field` of what the model returns: a dict with these names, or a tensor or tuple in
+            this order.
+        cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None.
+        cell_shift: name of the (E, 3) integer cell of the second node of every edge, or None.
+        basis: component order of the irreps.
+        rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when nothing
+            does.
+        forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
     """
 
     def __init__(

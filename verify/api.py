@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -49,13 +50,18 @@ def verify_equivariance(
         func: takes one tensor per entry of ``irreps_in``, returns one tensor (or a tuple) per entry of
             ``irreps_out``. A module is verified as a private copy converted to ``dtype``.
         irreps_in: e3nn Irreps or strings, ``"cartesian_points"`` (rows x, y, z in Å), or None for data that does not
-        transform. irreps_out: the same for the outputs. checks: names of the checks, or None for all that apply.
-        seed: seed of every random stream. dtype: torch.float64 (the gate) or torch.float32 (a noise budget, no
-        evidence of exact symmetry). trials: independent Haar trials. tol: relative tolerance of all blocks; None for
-        the policy in ``docs/verification.md``. inputs: one value per entry; None draws normal ones. basis: component
-        order of the irreps: ``"e3nn"`` (l=1: x, y, z) or ``"z-polar"`` (l=1: y, z, x). search: examples of the
-        hypothesis phase of the search, 0 for none. allow_zero: irreps (``"0o"`` or ``"4x0o"``) of outputs that are
-        zero by symmetry. diagnose: True to shrink counterexamples and to localise a failure.
+            transform.
+        irreps_out: the same for the outputs.
+        checks: names of the checks, or None for all that apply.
+        seed: seed of every random stream.
+        dtype: torch.float64 (the gate) or torch.float32 (a noise budget, no evidence of exact symmetry).
+        trials: independent Haar trials.
+        tol: relative tolerance of all blocks; None for the policy in ``docs/verification.md``.
+        inputs: one value per entry; None draws normal ones.
+        basis: component order of the irreps: ``"e3nn"`` (l=1: x, y, z) or ``"z-polar"`` (l=1: y, z, x).
+        search: examples of the hypothesis phase of the search, 0 for none.
+        allow_zero: irreps (``"0o"`` or ``"4x0o"``) of outputs that are zero by symmetry.
+        diagnose: True to shrink counterexamples and to localise a failure.
 
     Returns:
         The report; ``report.passed``, ``print(report)``.
@@ -63,7 +69,7 @@ def verify_equivariance(
     Raises:
         VerificationError: function, irreps and inputs do not fit together.
     """
-    _require_trials(trials)
+    _require_sensible(trials, seed, search, tol)
     names = selected(checks, FUNCTION_CHECKS, OPTIONAL_CHECKS)
     subject = FunctionSubject(func, irreps_in, irreps_out, inputs, dtype, basis)
     context = Context(subject, seed, trials, tol, search, tuple(allow_zero))
@@ -108,7 +114,9 @@ def verify_model(
         allow_zero: irreps of outputs that are zero by symmetry.
         diagnose: True to shrink counterexamples and to localise a failure.
         budget_mev: accept an approximately equivariant model (outputs in eV) up to this error: the exact checks of
-            rotations give way to a measurement in meV, and the report says that the model is not exact.
+            rotations give way to a measurement in meV, and the report says that the model is not exact. A model with
+            the attribute ``approximate = True`` never passes without a budget, one with ``approximate = False`` has to
+            pass the exact checks too.
 
     Returns:
         The report.
@@ -116,10 +124,8 @@ def verify_model(
     Raises:
         VerificationError: model, graph and adapter do not fit together.
     """
-    _require_trials(trials)
-    names = selected(checks, GRAPH_CHECKS, OPTIONAL_CHECKS)
-    if budget_mev is not None:
-        names = [*(n for n in names if n not in EXACT_CHECKS and n != "budget"), "budget"]
+    _require_sensible(trials, seed, search, tol, budget_mev)
+    names = _within_budget(selected(checks, GRAPH_CHECKS, OPTIONAL_CHECKS), model, budget_mev)
     chosen = adapter if adapter is not None else find_adapter(model, graph)
     subject = GraphSubject(model, graph, chosen, dtype)
     context = Context(subject, seed, trials, tol, search, tuple(allow_zero), budget_mev)
@@ -134,9 +140,28 @@ def verify_model(
     return run_checks(context, names, GRAPH_CHECKS, basis=basis[0], diagnose=diagnose, settings=settings)
 
 
-def _require_trials(trials: Any) -> None:
-    if not isinstance(trials, int) or isinstance(trials, bool) or trials < 1:
-        raise VerificationError(f"trials is {trials!r}, expected a positive integer")
+def _within_budget(names: list[str], model: Any, budget_mev: float | None) -> list[str]:
+    """Checks of a model that may be approximate: ``model.approximate`` says so, or not; None takes the user's word.
+
+    With a budget, a measurement in meV takes the place of the exact checks, unless the model claims to be exact. A
+    model that says that it is approximate is measured in any case.
+    """
+    claim = getattr(model, "approximate", None)
+    if budget_mev is not None and claim is not False:
+        names = [name for name in names if name not in EXACT_CHECKS]
+    measured = budget_mev is not None or bool(claim)
+    return [*(name for name in names if name != "budget"), "budget"] if measured else names
+
+
+def _require_sensible(trials: Any, seed: Any, search: Any, tol: float | None, budget_mev: float | None = None) -> None:
+    """Raise for settings with which nothing, or anything, would pass."""
+    for name, value, least in (("trials", trials, 1), ("seed", seed, 0), ("search", search, 0)):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            what = "a positive integer" if least else "0 or a positive integer"
+            raise VerificationError(f"{name} is {value!r}, expected {what}")
+    for name, limit in (("tol", tol), ("budget_mev", budget_mev)):
+        if limit is not None and not 0 < limit < math.inf:
+            raise VerificationError(f"{name} is {limit!r}, expected a positive number")
 
 
 def _settings(context: Context, names: Sequence[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,9 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--calibrate", type=Path, metavar="FILE", help="measure sound networks on this machine, write FILE (floor.json)"
     )
     what.add_argument("--target", metavar="MODULE:FACTORY", help="what a factory without arguments returns")
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write JSON, JUnit, Markdown, SARIF and pictures here"
-    )
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON, JUnit, Markdown, SARIF, HTML, pictures")
     parser.add_argument(
         "--baseline", type=Path, metavar="FILE", help="report.json to compare with: tenfold growth fails"
     )
@@ -134,8 +133,12 @@ def _run_package(options: argparse.Namespace) -> Report:
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
         raise TracegradError(f"--parts: unknown {', '.join(unknown)}; expected some of {', '.join(PARTS)}")
+    if options.seed < 0 or (options.workers is not None and options.workers < 1):
+        raise TracegradError("expected a --seed of at least 0 and --workers of at least 1")
+    if options.budget_mev is not None and not 0 < options.budget_mev < math.inf:
+        raise TracegradError(f"--budget-mev is {options.budget_mev}, expected a positive number")
     extra: dict[str, Any] = {"progress": None} if options.quiet else {}
-    return run_suite(seed=options.seed, workers=options.workers, parts=parts, **extra)
+    return run_suite(seed=options.seed, workers=options.workers, parts=parts, budget_mev=options.budget_mev, **extra)
 
 
 def _calibrate(path: Path) -> int:

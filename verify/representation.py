@@ -149,15 +149,16 @@ class Representation:
     def _mix(self, values: Array, matrix: Any) -> Array:
         result = np.empty_like(values)
         n, width = len(values), values.shape[-1]
-        flat, out = values.reshape(n, -1, width), result.reshape(n, -1, width)
+        rows = int(np.prod(values.shape[1:-1]))
+        flat, out = values.reshape(n, rows, width), result.reshape(n, rows, width)
         for l, parity, columns in self._groups:
             d, sign = matrix(l, parity)
-            part = flat[:, :, columns.ravel()].reshape(n, -1, 2 * l + 1)
+            part = flat[:, :, columns.ravel()].reshape(n, rows * len(columns), 2 * l + 1)
             if d is not None:
                 part = np.matmul(part, d.transpose(0, 2, 1))
             if sign is not None:
                 part = part * sign
-            out[:, :, columns.ravel()] = part.reshape(n, flat.shape[1], -1)
+            out[:, :, columns.ravel()] = part.reshape(n, rows, columns.size)
         return result
 
 

@@ -283,6 +283,15 @@ class Report:
                 return item
         raise KeyError(f"no check {name!r} in this report; there are {[c.name for c in self.checks]}")
 
+    @property
+    def sentence(self) -> str:
+        """Verdict and exit code; of an approximate model that passes, within which budget, and that it is not exact."""
+        names = {check.name for check in self.checks}
+        limit = self.settings.get("budget_mev")
+        within = limit is not None and self.passed and "budget" in names and "rotation" not in names
+        approximate = f", approximate model within {limit:g} meV, not exact" if within else ""
+        return f"{self.verdict} (exit code {self.exit_code}{approximate})"
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data with ``schema_version``; non-finite numbers become the strings "inf", "-inf", "nan"."""
         body = {
@@ -322,11 +331,7 @@ class Report:
         for check in self.checks:
             if check.counterexample is not None:
                 lines += [f"--- counterexample for {check.name}:", check.counterexample.code.rstrip()]
-        limit = self.settings.get("budget_mev")
-        approximate = (
-            f", approximate model within {limit:g} meV, not exact" if limit is not None and self.passed else ""
-        )
-        lines.append(f"verdict: {self.verdict} (exit code {self.exit_code}{approximate})")
+        lines.append(f"verdict: {self.sentence}")
         return "\n".join(lines)
 
     def to_markdown(self) -> str:

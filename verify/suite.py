@@ -22,7 +22,7 @@ from .method import check_gradient_induction, check_library_conventions, check_t
 from .mutants.catalogue import CATALOGUE
 from .mutants.matrix import SEARCH, TRIALS, run_entry
 from .mutants.outcome import KillMatrix, Outcome
-from .result import CheckResult, Report, Verdict
+from .result import BlockError, CheckResult, Report, Verdict
 from .selfcheck import self_check
 from .settings import APPROXIMATE, CASES, check_approximate, check_depth, check_setting
 
@@ -38,11 +38,13 @@ class Task:
         part: one of `PARTS`.
         key: what of that part.
         seed: seed of everything that is drawn.
+        budget_mev: largest error of the approximate settings that passes, meV; None measures them only.
     """
 
     part: str
     key: str
     seed: int
+    budget_mev: float | None = None
 
 
 _METHOD: dict[str, Callable[[int], list[CheckResult]]] = {
@@ -53,15 +55,17 @@ _METHOD: dict[str, Callable[[int], list[CheckResult]]] = {
 }
 
 
-def tasks(parts: Sequence[str], seed: int) -> list[Task]:
+def tasks(parts: Sequence[str], seed: int, budget_mev: float | None = None) -> list[Task]:
     """All tasks of the parts, the long ones first.
 
     Args:
         parts: some of `PARTS`.
         seed: seed of everything that is drawn.
+        budget_mev: see `Task`.
     """
     keys = {"settings": ["depth", *CASES, *APPROXIMATE], "method": list(_METHOD), "mutants": list(CATALOGUE)}
-    return [Task(part, key, seed) for part in ("settings", "method", "mutants") if part in parts for key in keys[part]]
+    order = [part for part in ("settings", "method", "mutants") if part in parts]
+    return [Task(part, key, seed, budget_mev) for part in order for key in keys[part]]
 
 
 def run_task(task: Task) -> list[CheckResult] | Outcome:
@@ -79,7 +83,18 @@ def run_task(task: Task) -> list[CheckResult] | Outcome:
         return _METHOD[task.key](task.seed)
     if task.key == "depth":
         return [check_depth(task.seed)]
-    return (check_approximate if task.key in APPROXIMATE else check_setting)(task.key, task.seed)
+    if task.key in APPROXIMATE:
+        return check_approximate(task.key, task.seed, task.budget_mev)
+    return [replace(check, blocks=_worst_per_irrep(check.blocks)) for check in check_setting(task.key, task.seed)]
+
+
+def _worst_per_irrep(blocks: Sequence[BlockError]) -> list[BlockError]:
+    """One block per irrep: a spinful setting has hundreds, and several checks each."""
+    worst_of: dict[str, BlockError] = {}
+    for block in blocks:
+        if not block.zero and block.ratio >= worst_of.get(block.irrep, block).ratio:
+            worst_of[block.irrep] = block
+    return list(worst_of.values())
 
 
 def _results(work: Sequence[Task], workers: int) -> Iterator[list[CheckResult] | Outcome]:
@@ -124,14 +139,16 @@ def run_suite(
     workers: int | None = None,
     parts: Sequence[str] = PARTS,
     progress: Callable[[str], None] | None = _to_terminal,
+    budget_mev: float | None = None,
 ) -> Report:
     """Verify the verifier and everything of this package that it can reach.
 
     Args:
         seed: seed of everything that is drawn.
         workers: processes; None takes the cores of this process, at most 4.
-        parts: some of "method" (theorems, conventions), "settings" (the four settings), "mutants" (kill matrix).
+        parts: some of "method" (theorems, conventions), "settings" (those of the tables), "mutants" (kill matrix).
         progress: gets one line per result as it comes; None for silence.
+        budget_mev: largest error of HarmoSE that passes, meV per component; None measures it only.
 
     Returns:
         One report of all checks; the kill matrix is one of them.
@@ -140,7 +157,7 @@ def run_suite(
     say = progress or (lambda line: None)
     floor = self_check(LMAX)
     say(floor.line())
-    work = tasks(parts, seed)
+    work = tasks(parts, seed, budget_mev)
     count = min(4, len(os.sched_getaffinity(0))) if workers is None else workers
     checks: list[CheckResult] = []
     outcomes: list[Outcome] = []
@@ -163,6 +180,7 @@ def run_suite(
         "seed": seed,
         "workers": count,
         "parts": list(parts),
+        "budget_mev": budget_mev,
         "seconds": time.perf_counter() - start,
     }
     return Report("tracegrad", checks, floor, environment(torch.float64), settings=settings)

@@ -7,12 +7,14 @@ import time
 import numpy as np
 import pytest
 import scipy.linalg
+import torch
 
 from tracegrad.data import DATABASES, Blocks, Structure, load_dataset
 from tracegrad.data.bundle import NOT_PUBLISHED, verify_bundle
 from tracegrad.data.compact import HARTREE_EV
 from tracegrad.data.diagnostics import bloch_sum
 from tracegrad.errors import DataError
+from tracegrad.graph import TargetLayout, build_graph
 
 REQUIRED = ("engine", "functional", "basis", "potentials", "cutoff", "kmesh", "vacuum_alignment", "seeds", "r_cut")
 
@@ -41,6 +43,19 @@ def test_a_set_loads_in_three_seconds_and_its_values_are_multiples_of_the_quantu
     assert stated == pytest.approx(0.5e-6 * HARTREE_EV)
     assert dataset.spinful is DATABASES[key].spinful
     assert {structure.spinful for structure in structures} == {dataset.spinful}
+
+
+@pytest.mark.parametrize("key", ["BG", "BS"])  # the most edges; the largest matrices, with spin
+def test_a_set_is_read_and_all_its_graphs_are_built_in_ten_seconds(key: str) -> None:
+    torch.set_num_threads(1)
+    start = time.process_time()
+    dataset = load_dataset(key)
+    layout = TargetLayout.from_dataset(dataset)
+    edges = 0
+    for subset in dataset.subsets.values():
+        edges += sum(int(build_graph(s, layout, dtype=torch.float32).edge_index.shape[1]) for s in subset)
+    assert time.process_time() - start < 10
+    assert edges == {"BG": 69_948, "BS": 36_520}[key]
 
 
 def test_all_sets_together_stay_below_the_size_limit() -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tracegrad.config import load_config
 from tracegrad.data import DATABASES
 from tracegrad.data.databases import PRESET_FOLDER, database
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
 
 # key: learning rate, (start, interval) or (patience, cooldown), epochs, spin-orbit coupling, structures
 PUBLISHED = {
@@ -33,6 +36,27 @@ def test_an_entry_agrees_with_the_published_facts(key: str) -> None:
     assert (preset["learning_rate"], tuple(preset[n] for n in names), preset["epochs"]) == (rate, steps, epochs)
     assert (preset["r_max"], preset["batch_size"]) == ((9.0, 2) if key == "BT" else (7.2, 1))
     assert set(entry.orbitals_bundled) == set(entry.orbitals_published) == set(entry.elements)
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_the_preset_published_trains_with_the_numbers_of_the_registry(key: str) -> None:
+    config = load_config(preset="published", dataset=key)
+    for name, value in DATABASES[key].preset().items():
+        (owner,) = [part for part in (config.model, config.training) if hasattr(part, name)]
+        assert getattr(owner, name) == value
+
+
+@pytest.mark.parametrize("key", PUBLISHED)
+def test_a_configuration_may_take_its_numbers_from_the_registry(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("recipe: fast\ntraining: {epochs: 1}\ndatasets: [learning_rate, epochs, r_max, hidden_irreps]\n")
+    config, preset = load_config(file, dataset=key), DATABASES[key].preset()
+    assert (config.training.learning_rate, config.training.epochs) == (preset["learning_rate"], preset["epochs"])
+    assert (config.model.r_max, config.model.hidden_irreps) == (preset["r_max"], preset["hidden_irreps"])
+    assert load_config(file, dataset="mine").training.epochs == 1
+    file.write_text("training: {epochs: 1}\ndatasets: [learning_rat]\n")
+    with pytest.raises(ConfigError, match="Did you mean 'learning_rate'"):
+        load_config(file, dataset=key)
 
 
 @pytest.mark.parametrize("key", PUBLISHED)

@@ -18,7 +18,6 @@ from tracegrad.errors import CheckpointError, DataError
 from tracegrad.physics import energies_at
 from tracegrad.prediction import (
     Predictor,
-    hermitian_part,
     predict,
     predict_like,
     read_atoms,
@@ -159,10 +158,10 @@ def test_hermitian_part_is_a_projection() -> None:
     keys = [(0, 0, 0, 0, 0), (1, 0, 0, 0, 0), (-1, 0, 0, 0, 0)]
     blocks = Blocks.from_dict({key: random.normal(size=(3, 3)) for key in keys})
     assert blocks.hermiticity_defect() > 0.1
-    once = hermitian_part(blocks)
+    once = blocks.hermitian_part()
     assert once.is_half
     assert once.completed().hermiticity_defect() < 1e-15
-    assert largest_difference(hermitian_part(once), once) == 0.0
+    assert largest_difference(once.hermitian_part(), once) == 0.0
 
 
 @pytest.mark.parametrize("suffix", ["cif", "vasp", "xyz"])
@@ -225,7 +224,7 @@ def test_a_full_disk_leaves_nothing_behind(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tracegrad.data.deeph_write._write_legacy", full)
+    monkeypatch.setattr("tracegrad.data.deeph_write.DeephWriter._open", full)
     with pytest.raises(DataError, match="No space left"):
         write_prediction(found, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -26,6 +26,20 @@ def fake_subset(structures: dict[str, float], blocks: dict[str, float]) -> dict[
             {"from": 0.0, "to": 0.5, "mae": 8.0, "elements": 4.0},
             {"from": 2.0, "to": 2.5, "mae": 2.0, "elements": 40.0},
         ],
+        "physics": {
+            "structure": min(structures),
+            "mae_raw": 4.0,
+            "mae_aligned": 3.0,
+            "mu": -1.0,
+            "occupied_energy_mae": 25.0,
+            "occupied_energy_mae_aligned": 20.0,
+            "state_similarity": 0.75,
+            "occupied_similarity": 0.875,
+            "gap_dft": 0.5,
+            "gap_predicted": 0.25,
+            "occupied": 8,
+            "k_points": 4,
+        },
     }
 
 
@@ -66,7 +80,7 @@ def fake_record() -> Callable[..., dict[str, Any]]:
         if lean:
             del record["curve"]
             for subset in subsets:
-                del record["metrics"][subset]["per_distance"]
+                del record["metrics"][subset]["per_distance"], record["metrics"][subset]["physics"]
         return record | changes
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -197,3 +198,21 @@ def test_the_page_shows_in_a_browser(built: Path, tmp_path: Path, size: str) -> 
     assert picture.stat().st_size > 20_000  # an empty page of this size takes a tenth of that
     dumped = subprocess.run([*command, "--dump-dom", address], check=True, capture_output=True, timeout=120).stdout
     assert b"MAE_all" in dumped
+
+
+def test_energies_states_and_gaps_stand_on_the_page(fake_record: Make, write_records: Write) -> None:
+    second = fake_record(seed=43)
+    second["metrics"]["all"]["physics"]["mae_raw"] = 6.0
+    del second["metrics"]["all"]["physics"]["gap_predicted"]
+    records = [fake_record(), second, fake_record(setting="DeepHE3+Grad", lean=True)]
+    folder = write_records(*records)
+    build(folder)
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    section = text.split('<h2 id="physics">')[1].split("<h2")[0]
+    cells = ["MG", "all", "DeepHE3", "MG_0", "5.000", "3.000", "25.0", "20.0", "0.7500", "0.8750", "0.500", "–", "2"]
+    body = section.split("<tbody>")[1]
+    assert re.findall(r"<td[^>]*>([^<]*)</td>", body) == cells
+    assert "DeepHE3+Grad" not in body
+    lean = write_records(fake_record(lean=True), fake_record(lean=True, seed=43), fake_record(lean=True, seed=44))
+    build(lean)
+    assert 'id="physics"' not in (lean / "report.html").read_text(encoding="utf-8")

@@ -23,6 +23,9 @@ from ase import Atoms
 from ase.calculators.lj import LennardJones
 from e3nn import o3
 
+from verify import Target
+
+V = ["4x1o"]
 layer = o3.Linear("4x0e+4x1o", "2x0e+4x1o")
 number = 3
 
@@ -47,6 +50,27 @@ def wrong_outputs():
 def nothing():
     return None
 
+def irreps_that_do_not_fit():
+    return (lambda x: x, ["4x1o"], ["2x2e"])
+
+def inputs_that_do_not_fit():
+    return Target(lambda x: x, V, V, inputs=[torch.ones(3, 9)])
+
+def empty_batch():
+    return Target(lambda x: x, V, V, inputs=[torch.ones(0, 12)])
+
+def integers():
+    return Target(lambda x: x, V, V, inputs=[torch.ones(3, 12, dtype=torch.int64)])
+
+def not_numbers():
+    return Target(lambda x: x, V, V, inputs=[torch.full((3, 12), torch.nan)])
+
+def output_without_rows():
+    return (lambda x: x[:0], V, V)
+
+def output_of_nans():
+    return (lambda x: x * torch.nan, V, V)
+
 def raises():
     raise RuntimeError("no weights")
 """
@@ -65,7 +89,17 @@ def targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("sound", 0), ("module", 0), ("layer", 0), ("calculator", 0), ("broken", 1), ("zero", 3)]
+    ("name", "code"),
+    [
+        ("sound", 0),
+        ("module", 0),
+        ("layer", 0),
+        ("calculator", 0),
+        ("broken", 1),
+        ("zero", 3),
+        ("output_without_rows", 3),
+        ("output_of_nans", 3),
+    ],
 )
 def test_exit_code_is_the_verdict_of_the_target(name: str, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--target", f"verified_things:{name}", *FAST]) == code
@@ -84,6 +118,11 @@ def test_exit_code_is_the_verdict_of_the_target(name: str, code: int, capsys: py
         ("verified_things:nothing", "returned a NoneType"),
         ("verified_things:raises", "no weights"),
         ("verified_things:wrong_outputs", "returned 2 output"),
+        ("verified_things:irreps_that_do_not_fit", "needs a last axis of 10"),
+        ("verified_things:inputs_that_do_not_fit", "needs a last axis of 12"),
+        ("verified_things:empty_batch", "an empty batch verifies nothing"),
+        ("verified_things:integers", "expected floating point"),
+        ("verified_things:not_numbers", "NaN or infinity"),
     ],
 )
 def test_bad_target_exits_with_two_and_one_sentence(spec: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,6 +136,30 @@ def test_bad_target_exits_with_two_and_one_sentence(spec: str, words: str, capsy
 def test_missing_checkpoint_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--checkpoint", "none.ckpt"]) == 2
     assert "none.ckpt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--trials", "0"],
+        ["--seed", "-1"],
+        ["--search", "-2"],
+        ["--tol", "nan"],
+        ["--tol", "0"],
+        ["--baseline", "no.json"],
+    ],
+)
+def test_settings_with_which_anything_would_pass_exit_with_two(
+    option: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--target", "verified_things:sound", *FAST, *option]) == 2
+    assert "error:" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", [["--workers", "0"], ["--seed", "-1"], ["--budget-mev", "-1"]])
+def test_bad_settings_of_the_package_exit_with_two(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--parts", "method", *option]) == 2
+    assert "expected" in capsys.readouterr().err
 
 
 def test_budget_for_a_function_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ from torch_geometric.data import Data
 
 from tracegrad.errors import VerificationError
 from tracegrad.graph import TargetLayout, graph_from_pairs
-from tracegrad.model import DeepHE3, Induction, NetworkSizes
+from tracegrad.model import DeepHE3, HarmoSE, Induction, NetworkSizes
 from verify import DataAdapter, Field, Report, Verdict, replay_model, verify_model
 from verify.adapter_tracegrad import TraceGradAdapter
 from verify.adapters import tiled_edges
@@ -251,6 +251,8 @@ def test_approximate_model_is_measured_in_mev_and_never_called_exact() -> None:
     layout = _layout(False)
 
     class Approximate(DeepHE3):
+        approximate = True
+
         def forward(self, graph: Data) -> dict[str, Tensor]:
             irreps = super().forward(graph)["edge_irreps"]
             return {"edge_irreps": irreps + 1e-3 * torch.tanh(irreps)}
@@ -258,12 +260,42 @@ def test_approximate_model_is_measured_in_mev_and_never_called_exact() -> None:
     torch.set_default_dtype(torch.float64)
     model = Approximate(layout, NetworkSizes("4x0e+3x1o+2x2e", 4, 3, 2, 4.0, 6, "none")).eval()
     options: dict[str, Any] = {"checks": ["rotation", "node_permutation", "vacuity"], "trials": 6, "diagnose": False}
-    assert not verify_model(model, _graph(layout), **options).passed
+    unbounded = verify_model(model, _graph(layout), **options)
+    assert not unbounded.passed
+    assert "approximate" in unbounded.check("budget").message
     within = verify_model(model, _graph(layout), budget_mev=5.0, **options)
     assert within.passed
     assert "not exact" in within.to_text()
+    assert "not exact" in within.to_markdown()
     assert 0 < within.check("budget").error < 5.0
     assert verify_model(model, _graph(layout), budget_mev=1e-9, **options).exit_code == 1
+
+
+def test_approximate_model_passes_no_check_alone_without_a_budget() -> None:
+    layout = _layout(False)
+    model = HarmoSE(_network(layout), width=8, num_blocks=1, heads=2).double()
+    report = verify_model(model, _graph(layout), checks=["node_permutation"], trials=4)
+    assert report.check("node_permutation").passed
+    assert report.verdict is Verdict.SUSPECT
+    assert "no budget" in report.check("budget").message
+
+
+def test_model_that_claims_to_be_exact_has_to_be_exact_whatever_the_budget() -> None:
+    layout = _layout(False)
+
+    class Shifted(DeepHE3):
+        def forward(self, graph: Data) -> dict[str, Tensor]:
+            return {"edge_irreps": super().forward(graph)["edge_irreps"] + 1e-6}
+
+    options: dict[str, Any] = {"checks": ["rotation"], "trials": 4, "diagnose": False, "budget_mev": 5.0}
+    torch.set_default_dtype(torch.float64)
+    broken = Shifted(layout, NetworkSizes("4x0e+3x1o+2x2e", 4, 3, 2, 4.0, 6, "none")).eval()
+    report = verify_model(broken, _graph(layout), **options)
+    assert report.check("budget").passed
+    assert not report.check("rotation").passed
+    sound = verify_model(_network(layout), _graph(layout), **options)
+    assert sound.passed
+    assert "not exact" not in sound.to_text()
 
 
 # --- ASE calculators ---

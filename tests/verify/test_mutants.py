@@ -9,7 +9,7 @@ import torch
 from e3nn import o3
 
 from tracegrad.errors import VerificationError
-from verify.mutants import bases, geometry
+from verify.mutants import bases, false_alarms, geometry
 from verify.mutants.__main__ import main
 from verify.mutants.activations import on, silu
 from verify.mutants.catalogue import CATALOGUE, CONTROLS, FAULTS, entry
@@ -201,10 +201,63 @@ def test_matrix_is_written_as_table_and_picture(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"kill_matrix.md", "kill_matrix.png", "kill_matrix.svg"}
 
 
-def test_false_alarms_are_counted_over_seeds():
-    tally = count_false_alarms(2, seed=3)
-    assert (tally.runs, tally.alarms) == (2, ())
-    assert "0 false alarms in 2 control runs" in tally.line()
+@pytest.fixture
+def quick_controls(monkeypatch):
+    """Control runs that take no time: C3 is flagged with seed 4, all else passes; the pairs that were run."""
+    made = []
+
+    def run(key, seed):
+        made.append((key, seed))
+        flagged = (key, seed) == ("C3", 4)
+        found = [
+            CheckResult("rotation", Verdict.STRUCTURAL if flagged else Verdict.PASS, 0.5 if flagged else 1e-15, 1e-14)
+        ]
+        return judge(entry(key), found)
+
+    monkeypatch.setattr(false_alarms, "run_entry", run)
+    return made
+
+
+def test_false_alarms_are_counted_over_seeds(quick_controls):
+    sound = count_false_alarms(2, seed=3)
+    assert (len(sound.runs), sound.flagged) == (2, ())
+    assert "0 false alarms in 2 control runs (at 95 % confidence at most 78 % of runs)" in sound.line()
+    tally = count_false_alarms(2 * len(CONTROLS), seed=3)
+    assert [(run.key, run.seed) for run in tally.flagged] == [("C3", 4)]
+    assert "1 false alarms in 38 control runs" in tally.line()
+    assert tally.line().endswith("C3 seed 4: rotation")
+
+
+def test_false_alarms_go_on_where_they_stopped(quick_controls, tmp_path):
+    record = tmp_path / "runs.jsonl"
+    first = count_false_alarms(5, record=record)
+    record.write_text(record.read_text() + '{"key": "C6", "se')  # stopped in the middle of a line
+    quick_controls.clear()
+    second = count_false_alarms(8, record=record)
+    assert quick_controls == [("C6", 0), ("C7", 0), ("C8", 0)]
+    assert second.runs[:5] == first.runs
+    assert second == count_false_alarms(8)
+
+
+def test_bad_record_and_no_runs_are_refused(tmp_path, capsys):
+    (tmp_path / "runs.jsonl").write_text("[]\n")
+    assert main(["false-alarms", "--runs", "1", "--record", str(tmp_path / "runs.jsonl")]) == 2
+    assert "line 1" in capsys.readouterr().err
+    assert main(["false-alarms", "--runs", "0"]) == 2
+
+
+def test_a_real_control_run_reports_its_margin():
+    run = false_alarms.control_run(("CV", 2))
+    assert not run.flagged
+    assert 1 < run.margin < 1e6
+
+
+def test_side_by_side_prints_both_tools_and_draws_the_matrix(tmp_path, capsys):
+    assert main(["e3nn", "--keys", "T1", "CT", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "side_by_side.md").read_text()
+    assert "This verifier: 1 of 1 faults killed, 0 of 1 controls flagged." in text
+    assert text in capsys.readouterr().out
+    assert (tmp_path / "kill_matrix.png").exists()
 
 
 @pytest.mark.parametrize(("key", "failures"), [("M1", 5), ("M4", 0), ("M35", 0), ("M43", 0), ("C14", 0), ("T1", None)])

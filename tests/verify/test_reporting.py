@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from xml.etree import ElementTree
 
 import jsonschema
 import pytest
 
 from verify.mutants.outcome import KillMatrix, Outcome
-from verify.reporting import kill_matrix_markdown, schema, to_junit, to_markdown, to_sarif, write_reports
+from verify.reporting import kill_matrix_markdown, schema, to_html, to_junit, to_markdown, to_sarif, write_reports
 from verify.reporting.pictures import (
     error_against_depth,
     error_against_layers,
@@ -147,9 +147,30 @@ def test_markdown_stays_below_the_limit_of_job_summaries(passing):
     assert len(to_markdown(long).encode()) <= 1024 * 1024
 
 
+def test_page_is_self_contained_and_escapes_what_it_shows(failing, tmp_path):
+    page = write_reports(failing, tmp_path)["html"].read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count('src="data:image/png;base64,') == 2
+    assert "http" not in page
+    assert "a | b &lt; c" in page
+    assert "func(x)  # &lt;1 | 2&gt; &amp; more" in page
+    assert "a 1o output contains 0e" in page
+    assert "STRUCTURAL (exit code 1)" in page
+
+
+def test_page_shows_the_kill_matrix_and_closes_every_tag(passing, outcomes):
+    check = CheckResult(
+        "kill_matrix", Verdict.PASS, 0.0, 0.0, details={"outcomes": [asdict(o) for o in outcomes.outcomes]}
+    )
+    page = to_html(replace(passing, checks=[*passing.checks, check]))
+    assert "1 of 1 faults killed, 0 of 1 controls flagged" in page
+    for tag in ("table", "tr", "td", "h2", "body"):
+        assert page.count(f"<{tag}>") + page.count(f"<{tag} ") == page.count(f"</{tag}>")
+
+
 def test_every_form_is_written_and_no_temporary_is_left(failing, tmp_path):
     written = write_reports(failing, tmp_path / "out")
-    assert {"json", "junit", "markdown", "sarif", "text"} <= set(written)
+    assert {"json", "junit", "markdown", "sarif", "text", "html"} <= set(written)
     names = {p.name for p in (tmp_path / "out").iterdir()}
     assert names == {p.name for p in written.values()}
     assert {"error_per_irrep.png", "error_per_irrep.svg", "error_against_depth.svg"} <= names

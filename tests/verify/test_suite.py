@@ -30,7 +30,9 @@ def test_tasks_cover_the_theorems_all_settings_all_orbital_sets_and_the_whole_ca
     keys = {part: {t.key for t in tasks(PARTS, 0) if t.part == part} for part in PARTS}
     assert keys["method"] == {"theorem_1", "theorem_2", "gradient_induction", "conventions"}
     assert {case.database for case in CASES.values()} == {"MG", "MM", "BG", "BB", "BT", "BS"}
-    assert {case.setting for case in CASES.values() if case.database == "BB"} == set(SETTINGS)
+    for database in ("MG", "MM", "BG", "BB", "BT", "BS"):
+        assert {case.setting for case in CASES.values() if case.database == database} == set(SETTINGS)
+    assert {case.database for case in CASES.values() if case.full} == {"MG", "BB"}
     assert {"M1", "M45", "T3", "V3", "F7", "C14"} <= keys["mutants"]
     assert [t.part for t in tasks(("method",), 0)] == ["method"] * 4
 
@@ -65,7 +67,11 @@ def test_harmose_is_measured_in_mev_and_never_passed_as_exact(key):
     checks = {c.name: c for c in check_approximate(key)}
     assert [c.line() for c in checks.values() if not c.passed] == []
     assert "hermiticity" in checks
-    assert checks["approximate"].details["rms_mev"] > 1e-3
+    assert checks["approximate"].details["rotation"] == "STRUCTURAL"
+    error = checks["approximate"].error
+    assert error > 1e-3
+    assert check_approximate(key, budget_mev=2 * error)[-1].passed
+    assert check_approximate(key, budget_mev=error / 2)[-1].verdict is Verdict.STRUCTURAL
 
 
 def test_an_approximate_model_that_turns_out_exact_is_vacuous(monkeypatch):
@@ -111,6 +117,13 @@ def test_report_of_a_part_passes_prints_and_is_valid(method_report, tmp_path):
 
 def outcome(key: str, control: bool, killed: bool) -> Outcome:
     return Outcome(key, "f", "t", control, "STRUCTURAL", ("rotation",), 0.1, "rotation", killed, 0.0)
+
+
+def test_blocks_of_a_setting_are_kept_one_per_irrep_the_worst():
+    checks = {c.name: c for c in run_task(Task("settings", "MG/DeepHE3", 0))}
+    names = [block.irrep for block in checks["rotation"].blocks]
+    assert len(names) == len(set(names))
+    assert max(block.ratio for block in checks["rotation"].blocks) == pytest.approx(1 / checks["rotation"].margin)
 
 
 def test_kill_matrix_check_fails_and_names_what_is_wrong():

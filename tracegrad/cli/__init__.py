@@ -25,6 +25,7 @@ COMMANDS = {
     "parity": ("parity", "compare the baseline with numbers of the public code"),
     "import-deephe3": ("import_deephe3", "read a checkpoint of DeepH-E3"),
     "info": ("info", "versions, devices, data, and all options of a configuration"),
+    "completion": ("completion", "completion of commands and options by the shell"),
 }
 
 DESCRIPTION = """Electronic-structure Hamiltonians from SO(3)-equivariant networks with trace supervision and
@@ -50,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if "_ARGCOMPLETE" in os.environ:
+            _complete()
         options = build_parser(words).parse_args(words)
         return int(options.run(options) or 0)
     except TracegradError as error:
@@ -65,6 +68,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place = f"{error.filename}: " if error.filename else ""
         print(f"tracegrad: error: {place}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _complete() -> None:
+    """Answer the shell, which asks for completions of the line it gives, and leave (``tracegrad completion``)."""
+    import argcomplete
+
+    words = os.environ.get("COMP_LINE", "").split()[1:]
+    argcomplete.autocomplete(build_parser(words), exclude=("-h", "--version"))
 
 
 def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
@@ -106,9 +117,18 @@ def add_command(subparsers: Subparsers, name: str, description: str, examples: s
         name,
         help=COMMANDS[name][1],
         description=description,
-        epilog="examples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines()),
+        epilog=examples_text(examples),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress display, no text besides errors")
     return parser
+
+
+def examples_text(examples: str) -> str:
+    """What stands below the options of a command.
+
+    Args:
+        examples: one command per line.
+    """
+    return "examples:\n" + "\n".join(f"  {line.strip()}" for line in examples.strip().splitlines())

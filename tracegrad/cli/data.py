@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, examples_text
 from tracegrad.errors import DataError
 
 EXAMPLES = """
@@ -27,10 +27,20 @@ def register(subparsers: Subparsers) -> None:
     """Add the command and its actions to the main parser."""
     parser = add_command(subparsers, "data", "List, fetch, generate, convert and check DFT data.", EXAMPLES)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True, title="actions")
-    action = _add(actions, "list", "The six databases: what they are, and how many structures there are.")
+    action = _add(
+        actions, "list", "The six databases: what they are, and how many structures there are.", "tracegrad data list"
+    )
     action.set_defaults(run=run_list)
 
-    action = _add(actions, "fetch", "Download a published database (resumable), check, unpack and split it.")
+    action = _add(
+        actions,
+        "fetch",
+        "Download a published database (resumable), check, unpack and split it.",
+        """
+        tracegrad data fetch MG
+        tracegrad data fetch BT --mirror https://server/folder --out /data/BT
+        """,
+    )
     action.add_argument("key", help="MG, MM, BG, BB, BT or BS")
     action.add_argument("--out", metavar="DIR", help="folder (default: $TRACEGRAD_DATA/KEY or the user's cache)")
     action.add_argument("--mirror", metavar="URL", help="folder on a server that holds the archives under their names")
@@ -39,13 +49,30 @@ def register(subparsers: Subparsers) -> None:
     )
     action.set_defaults(run=run_fetch)
 
-    action = _add(actions, "convert", "Write data in another form.")
+    action = _add(
+        actions,
+        "convert",
+        "Write data in another form.",
+        """
+        tracegrad data convert my_folders all.h5 --to compact
+        tracegrad data convert BB bb_folders --to deeph-new
+        """,
+    )
     action.add_argument("source", help="a database key, a compact .h5 file, a DeepH folder or a folder of them")
     action.add_argument("target", help="a new .h5 file (compact) or a new folder")
     action.add_argument("--to", required=True, choices=["deeph", "deeph-new", "compact"], help="the form")
     action.set_defaults(run=run_convert)
 
-    action = _add(actions, "check", "Check every structure; exit code 1 if anything is off.")
+    action = _add(
+        actions,
+        "check",
+        "Check every structure; exit code 1 if anything is off.",
+        """
+        tracegrad data check BT
+        tracegrad data check my_folders/ --json
+        tracegrad data check all.h5 --quiet
+        """,
+    )
     action.add_argument("source", help="a database key, a compact .h5 file, a DeepH folder or a folder of them")
     action.set_defaults(run=run_check)
 
@@ -53,8 +80,14 @@ def register(subparsers: Subparsers) -> None:
         import_module("tracegrad.cli.generate").register(actions)
 
 
-def _add(actions: Any, name: str, description: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = actions.add_parser(name, help=description, description=description)
+def _add(actions: Any, name: str, description: str, examples: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = actions.add_parser(
+        name,
+        help=description,
+        description=description,
+        epilog=examples_text(examples),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
     parser.add_argument("--quiet", action="store_true", default=argparse.SUPPRESS, help="no progress, no text")
     return parser

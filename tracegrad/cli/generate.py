@@ -6,16 +6,24 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-from tracegrad.data.dft.generate import FORMS, Outcome, Report, generate, make_requests
-from tracegrad.data.dft.systems import SPLIT_OFFSETS, SYSTEMS
+from tracegrad.cli import examples_text
 from tracegrad.errors import DataError
 
+if TYPE_CHECKING:
+    from tracegrad.data.dft.generate import Outcome, Report
+
 EXIT_FAILED = 1
+# Written out, so that help and completion do not import the data layer; a test compares them with it.
+SYSTEMS = ("MG", "MM", "BG", "BB", "BT", "BS")
+SPLITS = ("train", "val", "test", "train_large", "test_twisted")
+FORMS = ("deeph", "compact")
+EXAMPLES = """
+tracegrad data generate --system MG --count 10 --seed 0 --out more_MG --jobs 2
+tracegrad data generate --system BB --supercell 2 2 --split test --out larger_BB
+tracegrad data generate --system BT --twist 21.79 --out twisted_BT --form compact
+"""
 
 
 def register(subparsers: Any) -> None:
@@ -28,8 +36,10 @@ def register(subparsers: Any) -> None:
             "file. Finished structures are kept: the same command goes on after an interruption. A structure whose SCF "
             "fails is reported, not stored, and the exit code is 1."
         ),
+        epilog=examples_text(EXAMPLES),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--system", required=True, choices=tuple(SYSTEMS), help="which system")
+    parser.add_argument("--system", required=True, choices=SYSTEMS, help="which system")
     parser.add_argument("--count", type=int, default=1, help="number of structures (default 1)")
     parser.add_argument(
         "--seed", type=int, default=0, help="index of the first structure; its seed is base + split + index (default 0)"
@@ -39,7 +49,7 @@ def register(subparsers: Any) -> None:
         "--supercell", type=int, nargs="+", metavar="N", help="repeats along a and b (and c, which must be 1)"
     )
     parser.add_argument("--twist", type=float, metavar="DEGREES", help="commensurate twist angle, e.g. 21.79")
-    parser.add_argument("--split", choices=tuple(SPLIT_OFFSETS), help="train, or test_twisted with --twist, by default")
+    parser.add_argument("--split", choices=SPLITS, help="train, or test_twisted with --twist, by default")
     parser.add_argument("--form", choices=FORMS, default="deeph", help="DeepH folders (default) or one compact file")
     parser.add_argument("--jobs", type=int, default=1, help="structures at a time, one thread each (default 1)")
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
@@ -49,6 +59,11 @@ def register(subparsers: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate the structures; return 0, or 1 if any of them failed."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from tracegrad.data.dft.generate import generate, make_requests
+
     requests = make_requests(
         arguments.system,
         arguments.count,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tracegrad.cli import Subparsers, add_command
 from tracegrad.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXAMPLES = """
 tracegrad import-deephe3 run/best_model.pkl --out imported.ckpt
@@ -91,6 +92,8 @@ def run(options: argparse.Namespace) -> int:
 
 def _state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     """Floating-point tensors of the ``state_dict``."""
+    from torch import Tensor
+
     state = content.get("state_dict")
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: expected a DeepH-E3 checkpoint with a state_dict, found {sorted(content)[:5]}")
@@ -102,6 +105,8 @@ def _state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _number(value: Any) -> float | None:
     """A number from a checkpoint, or None."""
+    from torch import Tensor
+
     if isinstance(value, Tensor) and value.numel() == 1:
         return float(value)
     return float(value) if isinstance(value, int | float) else None

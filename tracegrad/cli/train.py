@@ -96,10 +96,20 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:
-    """Metrics of every subset, one line each, in meV."""
-    return [
+    """Metrics of every subset, one line each, in meV, and one line on energies, states and gap where they are known."""
+    lines = [
         f"  {name:>3}: MAE_all {m['mae_all']:.3f}  MAE_cha_sample {m['mae_cha_sample']:.3f}  "
         f"MAE_cha_block {m['mae_cha_block']:.3f} meV (challenging: worst of {m['cha_reference']}), "
         f"{len(m['per_structure'])} structures"
         for name, m in metrics.items()
     ]
+    for name, m in metrics.items():
+        physics = m.get("physics", {})
+        if "state_similarity" in physics:
+            gaps = [f"{physics[key]:.3f}" for key in ("gap_dft", "gap_predicted") if key in physics]
+            lines.append(
+                f"  {name:>3}: {physics['structure']}: occupied energies {physics['occupied_energy_mae']:.1f} meV "
+                f"({physics['occupied_energy_mae_aligned']:.1f} without the shift μ), states "
+                f"{physics['state_similarity']:.4f}, gap {' -> '.join(gaps) or 'unknown'} eV"
+            )
+    return lines

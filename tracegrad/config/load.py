@@ -87,8 +87,8 @@ def check_config(config: Config, where: str = "configuration") -> None:
     unknown = sorted(set(training.loggers) - set(LOGGERS))
     if unknown:
         raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
-    if training.weight_decay and training.optimizer == "adam":
-        raise ConfigError(f"{where}: training.weight_decay needs training.optimizer 'adamw', found 'adam'")
+    if training.weight_decay and training.optimizer != "adamw":
+        raise ConfigError(f"{where}: training.weight_decay needs training.optimizer 'adamw', found {training.optimizer!r}")
     if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
         raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
     if config.model.trace_of_residual and not config.model.reference:
@@ -165,10 +165,15 @@ def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) 
 
 
 def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: str) -> dict[str, Any]:
-    """Merge the parts of ``datasets`` and ``settings`` that belong to the chosen database and setting."""
+    """Merge the parts of ``datasets`` and ``settings`` that belong to the chosen database and setting.
+
+    Instead of values per database, ``datasets`` may list the hyperparameters that come from the registry of databases.
+    """
     resolved = {key: value for key, value in content.items() if key not in ("datasets", "settings")}
     for section, name in zip(("datasets", "settings"), chosen, strict=True):
         special = content.get(section, {})
+        if section == "datasets" and isinstance(special, list):
+            special = {name: _published_values(name, special, where)}
         if not isinstance(special, Mapping):
             raise ConfigError(f"{where}: {section}: expected a mapping, found {type(special).__name__}")
         unknown = [_shown(key, str) for key in special if section == "settings" and key not in SETTINGS]
@@ -177,6 +182,22 @@ def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: 
         if isinstance(special.get(name), Mapping):
             resolved = merge(resolved, _apply_sections(special[name], chosen, f"{where}: {section}.{name}"))
     return resolved
+
+
+def _published_values(dataset: str, keys: list[Any], where: str) -> dict[str, Any]:
+    """The named hyperparameters of a database (``tracegrad/data/presets/KEY.yaml``), as far as it has them."""
+    from tracegrad.data import DATABASES
+
+    owners = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
+    unknown = [_shown(key, str) for key in keys if not isinstance(key, str) or key not in owners]
+    if unknown:
+        raise ConfigError(f"{where}: datasets: unknown {unknown[0]!r}. {did_you_mean(unknown[0], owners)}")
+    published = DATABASES[dataset].preset() if dataset in DATABASES else {}
+    values: dict[str, Any] = {}
+    for key in keys:
+        if key in published:
+            values = merge(values, {owners[key]: {key: published[key]}})
+    return values
 
 
 def _text_at(content: Mapping[str, Any], section: str, key: str, default: str) -> str:

@@ -7,5 +7,6 @@ from tracegrad.data.dataset import Dataset as Dataset
 from tracegrad.data.dataset import StructureSequence as StructureSequence
 from tracegrad.data.dataset import load_dataset as load_dataset
 from tracegrad.data.deeph import read_deeph as read_deeph
+from tracegrad.data.deeph_write import open_deeph as open_deeph
 from tracegrad.data.deeph_write import write_deeph as write_deeph
 from tracegrad.data.structure import Structure as Structure

@@ -186,6 +186,12 @@ class Blocks:
         kept = self.select(np.flatnonzero(self.canonical))
         return concatenate(kept, self.select(only_reverse).adjoint()) if len(only_reverse) else kept
 
+    def hermitian_part(self) -> Blocks:
+        """½ (H + H†) as the Hermitian half; for matrices whose two directions were computed independently."""
+        complete = self.completed()
+        partner = complete.select(complete.reverse_index).adjoint()
+        return complete.with_values((complete.values + partner.values) / 2).hermitian_half()
+
     def hermiticity_defect(self) -> float:
         """Largest |H(i, j, R) - H(j, i, -R)^dagger| over the pairs stored both ways, on-site included.
 
@@ -202,13 +208,13 @@ class Blocks:
         return float(np.abs(difference).max()) if np.isfinite(difference).all() else float("inf")
 
 
-def concatenate(first: Blocks, second: Blocks) -> Blocks:
-    """The pairs of two Blocks, one after the other."""
+def concatenate(*parts: Blocks) -> Blocks:
+    """The pairs of several Blocks, one after the other."""
     return Blocks(
-        np.concatenate([first.edge_index, second.edge_index], axis=1),
-        np.concatenate([first.cell_shift, second.cell_shift]),
-        np.concatenate([first.shapes, second.shapes]),
-        np.concatenate([first.values, second.values]),
+        np.concatenate([part.edge_index for part in parts], axis=1),
+        np.concatenate([part.cell_shift for part in parts]),
+        np.concatenate([part.shapes for part in parts]),
+        np.concatenate([part.values for part in parts]),
     )
 
 

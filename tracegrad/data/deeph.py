@@ -124,7 +124,8 @@ def reorder_orbitals(structure: Structure, convention: str, transform: Callable[
             rows, columns = blocks.shapes[edges[0]].tolist()
             positions = blocks.offsets[edges][:, None, None] + np.arange(rows * columns).reshape(rows, columns)
             shells = structure.orbitals[first], structure.orbitals[second]
-            values[positions] = transform(blocks.values[positions], *shells, convention, spinful=spinful)
+            with np.errstate(invalid="ignore"):  # infinite values are judged later
+                values[positions] = transform(blocks.values[positions], *shells, convention, spinful=spinful)
         changed[label] = blocks.with_values(values)
     return Structure(**{**structure.fields(), **changed})
 

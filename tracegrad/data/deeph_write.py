@@ -1,4 +1,4 @@
-"""Writing DeepH structure folders, legacy or new, whole or not at all."""
+"""Writing DeepH structure folders, legacy or new, at once or part by part, whole or not at all."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from tracegrad.errors import DataError
 from tracegrad.so3.conventions import to_convention
 
 FORMS = ("legacy", "new")
+CHUNK_BYTES = 2**20  # of an HDF5 dataset that grows
 
 
 def write_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -> Path:
@@ -41,15 +42,41 @@ def write_deeph(structure: Structure, folder: str | Path, form: str = "legacy") 
     Raises:
         DataError: if the structure cannot be right, the form is unknown or the folder holds something.
     """
+    with open_deeph(structure.validate(), folder, form) as writer:
+        for label in LEGACY_MATRICES:
+            blocks: Blocks | None = getattr(structure, label)
+            if blocks is not None:
+                writer.add(label, blocks)
+    return Path(folder)
+
+
+@contextmanager
+def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -> Iterator[DeephWriter]:
+    """A DeepH folder that receives its matrices part by part, for those that do not fit into memory.
+
+    Args:
+        structure: atoms, orbitals and spin; its matrices are not written.
+        folder: the folder to make, as in :func:`write_deeph`; it appears when the block ends without a fault.
+        form: ``legacy`` or ``new``.
+
+    Yields:
+        The writer.
+
+    Raises:
+        DataError: if the form is unknown or the folder holds something.
+    """
     if form not in FORMS:
         raise DataError(f"unknown DeepH form {form!r}; expected one of {', '.join(FORMS)}")
-    structure.validate()
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")
     with _new_folder(folder) as temporary:
-        (_write_legacy if form == "legacy" else _write_new)(structure, temporary)
-    return folder
+        bare = Structure(**{**structure.fields(), "hamiltonian": None, "overlap": None})
+        writer = (_LegacyWriter if form == "legacy" else _NewWriter)(bare, temporary)
+        try:
+            yield writer
+        finally:
+            writer.close()
 
 
 @contextmanager
@@ -68,61 +95,126 @@ def _new_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
-def _write_legacy(structure: Structure, folder: Path) -> None:
-    reciprocal = 2 * np.pi * np.linalg.inv(structure.cell)  # columns b_k with a_i · b_k = 2π δ
-    _write_table(folder / "element.dat", structure.numbers[:, None])
-    _write_table(folder / "lat.dat", structure.cell.T)
-    _write_table(folder / "rlat.dat", reciprocal)
-    _write_table(folder / "site_positions.dat", structure.positions.T)
-    shells = ["  ".join(map(str, structure.orbitals[z])) for z in structure.numbers.tolist()]
-    (folder / "orbital_types.dat").write_text("\n".join(shells) + "\n", encoding="utf-8")
-    info: dict[str, Any] = {"isspinful": structure.spinful}
-    if structure.metadata.get("fermi_energy_eV") is not None:
-        info["fermi_level"] = float(structure.metadata["fermi_energy_eV"])
-    (folder / "info.json").write_text(json.dumps(info) + "\n", encoding="utf-8")
-    stored = reorder_orbitals(structure, "openmx", to_convention)
-    for label, name in LEGACY_MATRICES.items():
-        blocks: Blocks | None = getattr(stored, label)
-        if blocks is None:
-            continue
-        complete = blocks.completed()
-        with h5py.File(folder / name, "w") as handle:
-            for edge, (x, y, z, i, j) in enumerate(complete.keys().tolist()):
-                handle[f"[{x}, {y}, {z}, {i + 1}, {j + 1}]"] = complete.block(edge)
+class DeephWriter:
+    """The matrices of a folder of :func:`open_deeph`.
+
+    Args:
+        structure: without matrices.
+        folder: an empty folder.
+    """
+
+    def __init__(self, structure: Structure, folder: Path) -> None:
+        self.structure, self.folder = structure, folder
+        self.files: dict[str, h5py.File] = {}
+
+    def add(self, label: str, blocks: Blocks) -> None:
+        """Write some pairs; every pair may come once, in either or both of its directions.
+
+        Args:
+            label: ``hamiltonian`` or ``overlap``.
+            blocks: eV, or without a unit.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Complete the files."""
+        for handle in self.files.values():
+            handle.close()
+
+    def _open(self, label: str, names: dict[str, str]) -> h5py.File:
+        if label not in self.files:
+            self.files[label] = h5py.File(self.folder / names[label], "w")
+        return self.files[label]
+
+
+class _LegacyWriter(DeephWriter):
+    """One dataset per pair, OpenMX order, 1-based atoms."""
+
+    def __init__(self, structure: Structure, folder: Path) -> None:
+        super().__init__(structure, folder)
+        self.cells: set[tuple[int, int, int]] = set()
+        reciprocal = 2 * np.pi * np.linalg.inv(structure.cell)  # columns b_k with a_i · b_k = 2π δ
+        _write_table(folder / "element.dat", structure.numbers[:, None])
+        _write_table(folder / "lat.dat", structure.cell.T)
+        _write_table(folder / "rlat.dat", reciprocal)
+        _write_table(folder / "site_positions.dat", structure.positions.T)
+        shells = ["  ".join(map(str, structure.orbitals[z])) for z in structure.numbers.tolist()]
+        (folder / "orbital_types.dat").write_text("\n".join(shells) + "\n", encoding="utf-8")
+        info: dict[str, Any] = {"isspinful": structure.spinful}
+        if structure.metadata.get("fermi_energy_eV") is not None:
+            info["fermi_level"] = float(structure.metadata["fermi_energy_eV"])
+        (folder / "info.json").write_text(json.dumps(info) + "\n", encoding="utf-8")
+
+    def add(self, label: str, blocks: Blocks) -> None:
+        """One dataset per directed pair, by h5py's low-level calls: a third of the time of the others."""
+        turned = reorder_orbitals(Structure(**{**self.structure.fields(), label: blocks}), "openmx", to_convention)
+        complete: Blocks = getattr(turned, label).completed()
+        kind = h5py.h5t.py_create(complete.values.dtype, logical=True)
+        group = self._open(label, LEGACY_MATRICES).id
+        spaces = {shape: h5py.h5s.create_simple(shape) for shape in set(map(tuple, complete.shapes.tolist()))}
+        for edge, (x, y, z, i, j) in enumerate(complete.keys().tolist()):
+            block = np.ascontiguousarray(complete.block(edge))
+            name = f"[{x}, {y}, {z}, {i + 1}, {j + 1}]".encode()
+            h5py.h5d.create(group, name, kind, spaces[block.shape]).write(h5py.h5s.ALL, h5py.h5s.ALL, block)
         if label == "hamiltonian":
-            _write_table(folder / "R_list.dat", np.unique(complete.cell_shift, axis=0))
+            self.cells.update(map(tuple, np.unique(complete.cell_shift, axis=0).tolist()))
+
+    def close(self) -> None:
+        """Complete the files."""
+        super().close()
+        if self.cells:
+            _write_table(self.folder / "R_list.dat", np.array(sorted(self.cells)))
 
 
-def _write_new(structure: Structure, folder: Path) -> None:
-    order = np.argsort(structure.numbers, kind="stable")
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    numbers = structure.numbers[order]
-    species, counts = np.unique(numbers, return_counts=True)
-    lines = [structure.name or "tracegrad", "1.0", *map(_row, structure.cell.tolist())]
-    lines += [" ".join(chemical_symbols[z] for z in species.tolist()), " ".join(map(str, counts.tolist())), "Cartesian"]
-    lines += map(_row, structure.positions[order].tolist())
-    (folder / "POSCAR").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    fermi = structure.metadata.get("fermi_energy_eV")
-    info = {
-        "atoms_quantity": structure.n_atoms,
-        "orbits_quantity": int(structure.n_orbitals.sum()),
-        "orthogonal_basis": False,
-        "spinful": structure.spinful,
-        "fermi_energy_eV": None if fermi is None else float(fermi),
-        "elements_orbital_map": orbital_table({z: structure.orbitals[z] for z in species.tolist()}),
-    }
-    (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
-    for label, name in NEW_MATRICES.items():
-        blocks: Blocks | None = getattr(structure, label)
-        if blocks is None:
-            continue
+class _NewWriter(DeephWriter):
+    """Four flat arrays, m = -l..l, 0-based atoms grouped by element."""
+
+    def __init__(self, structure: Structure, folder: Path) -> None:
+        super().__init__(structure, folder)
+        order = np.argsort(structure.numbers, kind="stable")
+        self.rank = np.empty_like(order)
+        self.rank[order] = np.arange(len(order))
+        species, counts = np.unique(structure.numbers, return_counts=True)
+        symbols = " ".join(chemical_symbols[z] for z in species.tolist())
+        lines = [structure.name or "tracegrad", "1.0", *map(_row, structure.cell.tolist())]
+        lines += [symbols, " ".join(map(str, counts.tolist())), "Cartesian"]
+        lines += map(_row, structure.positions[order].tolist())
+        (folder / "POSCAR").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        fermi = structure.metadata.get("fermi_energy_eV")
+        info = {
+            "atoms_quantity": structure.n_atoms,
+            "orbits_quantity": int(structure.n_orbitals.sum()),
+            "orthogonal_basis": False,
+            "spinful": structure.spinful,
+            "fermi_energy_eV": None if fermi is None else float(fermi),
+            "elements_orbital_map": orbital_table({z: structure.orbitals[z] for z in species.tolist()}),
+        }
+        (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
+
+    def add(self, label: str, blocks: Blocks) -> None:
+        """Append to the four arrays."""
         complete = blocks.completed()
-        with h5py.File(folder / name, "w") as handle:
-            handle["atom_pairs"] = np.concatenate([complete.cell_shift, rank[complete.edge_index].T], axis=1)
-            handle["chunk_shapes"] = complete.shapes
-            handle["chunk_boundaries"] = complete.offsets
-            handle["entries"] = complete.values
+        handle = self._open(label, NEW_MATRICES)
+        keys = np.concatenate([complete.cell_shift, self.rank[complete.edge_index].T], axis=1)
+        boundaries = complete.offsets
+        if "chunk_boundaries" in handle:
+            boundaries = handle["chunk_boundaries"][-1] + boundaries[1:]
+        _append(handle, "atom_pairs", keys)
+        _append(handle, "chunk_shapes", complete.shapes)
+        _append(handle, "chunk_boundaries", boundaries)
+        _append(handle, "entries", complete.values)
+
+
+def _append(handle: h5py.File, name: str, rows: NDArray[Any]) -> None:
+    """Rows at the end of a dataset, which is made if it is not there."""
+    if name not in handle:
+        chunk = max(1, CHUNK_BYTES // (rows.dtype.itemsize * int(np.prod(rows.shape[1:]))))
+        layout = {"maxshape": (None, *rows.shape[1:]), "chunks": (min(chunk, max(1, len(rows))), *rows.shape[1:])}
+        handle.create_dataset(name, data=rows, **layout)
+        return
+    dataset = handle[name]
+    dataset.resize(len(dataset) + len(rows), axis=0)
+    dataset[len(dataset) - len(rows) :] = rows
 
 
 def _row(numbers: list[float]) -> str:

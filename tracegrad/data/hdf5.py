@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,9 @@ import h5py
 from numpy.typing import NDArray
 
 from tracegrad.errors import DataError
+
+HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
+HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
 
 
 @contextmanager
@@ -23,14 +29,46 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise DataError(f"{path}: file not found; expected an HDF5 file")
     try:
+        state = path.stat()
+        _refuse_endless_heaps(path, state.st_size, state.st_mtime_ns)
         with h5py.File(path, "r") as handle:
             yield handle
     except DataError:
         raise
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError, TypeError) as error:  # the last two for types that numpy lacks
         raise DataError(f"{path}: not a readable HDF5 file ({error}); truncated? Copy or fetch it again") from error
     except KeyError as error:
         raise DataError(f"{path}: {error.args[0]}; expected the layout described in docs/data.md") from error
+
+
+@lru_cache(maxsize=64)
+def _refuse_endless_heaps(path: Path, size: int, changed: int) -> None:
+    """Refuse a file whose global heap (where texts lie) holds an object of no size: libhdf5 would walk it forever.
+
+    Args:
+        path: the file; it is read once per version.
+        size: of the file.
+        changed: when it was last changed.
+
+    Raises:
+        DataError: if there is one.
+    """
+    if not size:
+        return
+    with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(b"GCOL")
+        while start >= 0:
+            place, end = start + HEAP_HEADER.size, len(content)
+            if place <= end:
+                _, version, size = HEAP_HEADER.unpack_from(content, start)
+                end = min(end, start + size) if version == 1 else 0
+            while place + HEAP_OBJECT.size <= end:
+                index, _, _, size = HEAP_OBJECT.unpack_from(content, place)
+                step = (-(-size // 8) * 8 + HEAP_OBJECT.size if index else size) % 2**64  # as the library counts
+                if not step:
+                    raise DataError(f"{path}: damaged (global heap at byte {start}); copy or fetch it again")
+                place += step
+            start = content.find(b"GCOL", start + 1)
 
 
 def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], where: str) -> NDArray[Any]:

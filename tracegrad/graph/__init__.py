@@ -5,6 +5,8 @@ from tracegrad.graph.build import build_graph as build_graph
 from tracegrad.graph.build import cast_graph as cast_graph
 from tracegrad.graph.build import graph_from_pairs as graph_from_pairs
 from tracegrad.graph.build import half_keys as half_keys
+from tracegrad.graph.build import structure_pairs as structure_pairs
+from tracegrad.graph.chunks import PairChunks as PairChunks
 from tracegrad.graph.collate import collate as collate
 from tracegrad.graph.layout import Channel as Channel
 from tracegrad.graph.layout import TargetLayout as TargetLayout

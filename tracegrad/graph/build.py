@@ -41,16 +41,7 @@ def build_graph(
         DataError: unknown elements, other orbitals, or nothing that defines the edges.
     """
     layout.check_orbitals(structure)
-    blocks = structure.hamiltonian if structure.hamiltonian is not None else structure.overlap
-    if r_max is not None:
-        i, j, shift = neighbor_pairs(structure.positions, structure.cell, structure.pbc, r_max)
-    elif blocks is not None:
-        i, j, shift = _pairs_of_blocks(blocks)
-    else:
-        raise DataError(
-            f"{structure.name}: expected a Hamiltonian, an overlap or a cutoff to define the edges, found none. "
-            "Give r_max in Å."
-        )
+    i, j, shift = structure_pairs(structure, r_max)
     graph = graph_from_pairs(
         torch.from_numpy(np.array(structure.numbers)),
         torch.from_numpy(np.array(structure.positions)),
@@ -64,6 +55,27 @@ def build_graph(
     if structure.hamiltonian is not None and r_max is None:
         add_targets(graph, structure.hamiltonian, layout)
     return cast_graph(graph, dtype)
+
+
+def structure_pairs(structure: Structure, r_max: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Undirected pairs ``i``, ``j`` of shape ``(P,)`` and cells ``(P, 3)`` of the second atoms, self-loops left out.
+
+    Args:
+        structure: the structure, Å.
+        r_max: cutoff in Å; by default the pairs are those of the Hamiltonian, or of the overlap.
+
+    Raises:
+        DataError: nothing defines the pairs.
+    """
+    if r_max is not None:
+        return neighbor_pairs(structure.positions, structure.cell, structure.pbc, r_max)
+    blocks = structure.hamiltonian if structure.hamiltonian is not None else structure.overlap
+    if blocks is None:
+        raise DataError(
+            f"{structure.name}: expected a Hamiltonian, an overlap or a cutoff to define the edges, found none. "
+            "Give r_max in Å."
+        )
+    return _pairs_of_blocks(blocks)
 
 
 def graph_from_pairs(

@@ -82,6 +82,8 @@ class DeepHE3(nn.Module):
         output: scale and reference of the outputs, by default none.
     """
 
+    approximate = False  # a claim: the verifier accepts no budget in its place
+
     def __init__(
         self,
         targets: TargetLayout,
@@ -144,15 +146,8 @@ class DeepHE3(nn.Module):
 
     def encode(self, graph: Data) -> tuple[FrameBlocks, FrameBlocks, list[Tensor]]:
         """Node features (global frame), edge features (edge frames), and the invariants ``z`` of every block."""
-        num_half = graph.num_nodes + graph.num_pairs
-        distances = graph.edge_vectors[graph.num_nodes : num_half].norm(dim=1)
-        distances = torch.cat([distances.new_zeros(1), distances])
-        basis = self.basis(distances)
-        one_hot = nn.functional.one_hot(graph.species, self.targets.num_species).to(basis)
-        node_feats = self.embedding([one_hot[:, None, :]])
-        initial = self.distance_expansion(distances)
-        edge_feats = [torch.cat([initial[:1].expand(graph.num_nodes, -1), initial[1:], initial[1:]])[:, None, :]]
-        frames = EdgeFrames(graph.wigner)
+        basis, edge_feats = self.embed_edges(graph)
+        node_feats, frames = self.embed_nodes(graph.species, basis), EdgeFrames(graph.wigner)
         gathered = gather_nodes(node_feats, self.layouts_node[0], graph, frames)
         invariants: list[Tensor] = []
         for k in range(self.sizes.num_blocks):
@@ -160,10 +155,23 @@ class DeepHE3(nn.Module):
             gathered = gather_nodes(node_feats, self.layouts_node[k + 1], graph, frames)
             edge_feats = self.edge_updates[k](gathered, edge_feats, basis, graph, frames)
             if self.has_invariants:
-                edge_feats = self._induce(k, edge_feats, invariants)
+                edge_feats = self.induce(k, edge_feats, invariants)
         return node_feats, edge_feats, invariants
 
-    def _induce(self, k: int, edge_feats: FrameBlocks, invariants: list[Tensor]) -> FrameBlocks:
+    def embed_nodes(self, species: Tensor, like: Tensor) -> FrameBlocks:
+        """Node features before the first block, in the dtype of ``like``."""
+        one_hot = nn.functional.one_hot(species, self.targets.num_species).to(like)
+        return list(self.embedding([one_hot[:, None, :]]))
+
+    def embed_edges(self, graph: Data) -> tuple[Tensor, FrameBlocks]:
+        """Radial basis at distance 0 and of every pair, ``(1 + P, num_basis)``, and edge features before block 1."""
+        distances = graph.edge_vectors[graph.num_nodes : graph.num_nodes + graph.num_pairs].norm(dim=1)
+        distances = torch.cat([distances.new_zeros(1), distances])
+        initial = self.distance_expansion(distances)
+        edge_feats = torch.cat([initial[:1].expand(graph.num_nodes, -1), initial[1:], initial[1:]])
+        return self.basis(distances), [edge_feats[:, None, :]]
+
+    def induce(self, k: int, edge_feats: FrameBlocks, invariants: list[Tensor]) -> FrameBlocks:
         """``o = f + gain * v`` with the operator, ``f`` without; ``z`` is kept for the trace decoder (Eq. 9)."""
         induction = cast(GradientInduction, self.inductions[k])
         if not self.induction.operator:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from tracegrad.data import Blocks
+from tracegrad.graph import TargetLayout
 from tracegrad.graph.build import half_keys
 from tracegrad.graph.targets import irreps_to_blocks
 
@@ -32,10 +33,16 @@ def predict_blocks(model: nn.Module, graph: Data) -> Blocks:
     network.eval()
     with torch.inference_mode():
         flat = network.in_frame(graph)["frame"]
-        rows = len(flat)
-        irreps = network.targets.frame.from_frame(flat.double(), [D[:rows].double() for D in graph.wigner])
+        blocks = blocks_of_frame(flat, graph, network.targets)
     network.train(training)
+    return blocks
+
+
+def blocks_of_frame(flat: Tensor, graph: Data, targets: TargetLayout) -> Blocks:
+    """Blocks from the irreps of the Hermitian half, or of all edges, in the frames of the edges, ``(rows, D)``, eV."""
+    rows = len(flat)
+    irreps = targets.frame.from_frame(flat.double(), [D[:rows].double() for D in graph.wigner])
     keys = half_keys(graph)
     if rows != len(keys):
         keys = np.concatenate([graph.cell_shift.cpu().numpy(), graph.edge_index.T.cpu().numpy()], axis=1)
-    return irreps_to_blocks(irreps.cpu(), keys, graph.edge_type[:rows].cpu(), network.targets)
+    return irreps_to_blocks(irreps.cpu(), keys, graph.edge_type[:rows].cpu(), targets)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -123,13 +124,41 @@ class NodeUpdate(Update):
         frames: EdgeFrames,
     ) -> FrameBlocks:
         """Updated node features, blocks ``(N, 1 or 2, K_m)`` in the global frame."""
+        sums = self.collect(gathered, edge_feats, basis, frames)
+        return self.apply_sums(node_feats, sums, graph.species, graph.batch, len(graph.cell))
+
+    def collect(
+        self,
+        gathered: NodeMessages,
+        edge_feats: FrameBlocks,
+        basis: Tensor,
+        frames: EdgeFrames,
+        loop_weight: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Sum of the messages that enter every node, fields ``(N, 2l+1, mul)`` in the global frame.
+
+        Args:
+            gathered: node features as the edges see them.
+            edge_feats: features of the edges.
+            basis: radial basis at 0 and of every pair.
+            frames: frames of the edges.
+            loop_weight: ``(N,)`` factor of the messages of the self-loops, by default 1.
+        """
         messages = self.conv(gathered, edge_feats, basis, node_linear=self.lin_pre)
-        sums = self.layout_out.from_fields(
-            to_nodes(messages, self.layout_out, frames, gathered.centre, graph.num_nodes)
-        )
+        num_nodes = len(gathered.scalars)
+        if loop_weight is not None:
+            factor = loop_weight[:, None, None]
+            messages = [torch.cat([block[:num_nodes] * factor, block[num_nodes:]]) for block in messages]
+        return to_nodes(messages, self.layout_out, frames, gathered.centre, num_nodes)
+
+    def apply_sums(
+        self, node_feats: FrameBlocks, sums: list[Tensor], species: Tensor, batch: Tensor, num_graphs: int
+    ) -> FrameBlocks:
+        """Updated node features from those before and the sums of :meth:`collect`."""
+        blocks = self.layout_out.from_fields(sums)
         if self.config.num_neighbors != 1:
-            sums = [block * self.config.num_neighbors**-0.5 for block in sums]
-        return self.finish(node_feats, sums, graph.species, graph.batch, len(graph.cell), None)
+            blocks = [block * self.config.num_neighbors**-0.5 for block in blocks]
+        return self.finish(node_feats, blocks, species, batch, num_graphs, None)
 
 
 class EdgeUpdate(Update):

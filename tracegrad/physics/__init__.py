@@ -17,6 +17,7 @@ from tracegrad.physics.bloch import periodic_directions as periodic_directions
 from tracegrad.physics.compare import compare_hamiltonians as compare_hamiltonians
 from tracegrad.physics.compare import gauge_errors as gauge_errors
 from tracegrad.physics.compare import mu_shift as mu_shift
+from tracegrad.physics.compare import physics_metrics as physics_metrics
 from tracegrad.physics.compare import state_similarity as state_similarity
 from tracegrad.physics.eigen import IllConditionedOverlap as IllConditionedOverlap
 from tracegrad.physics.eigen import States as States
@@ -25,6 +26,7 @@ from tracegrad.physics.eigen import solve_sparse as solve_sparse
 from tracegrad.physics.export import to_sisl as to_sisl
 from tracegrad.physics.overlap import gaussian_overlap as gaussian_overlap
 from tracegrad.physics.overlap import is_gaussian_basis as is_gaussian_basis
+from tracegrad.physics.overlap import overlap_of_pairs as overlap_of_pairs
 from tracegrad.physics.overlap import valence_electrons as valence_electrons
 from tracegrad.physics.plot import draw_bands as draw_bands
 from tracegrad.physics.plot import write_bands as write_bands

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.blocks import match_keys
+from tracegrad.data.diagnostics import K_POINTS
 from tracegrad.errors import DataError
 from tracegrad.physics.bands import band_gap, k_mesh, mesh_for, occupied_bands
 from tracegrad.physics.bloch import bloch_matrices, with_spin
-from tracegrad.physics.eigen import SMALLEST_OVERLAP, States, solve
+from tracegrad.physics.eigen import DENSE_LIMIT, SMALLEST_OVERLAP, States, solve
+from tracegrad.physics.overlap import valence_electrons
 
 DEGENERATE = 1e-3  # eV; DFT states closer than this are compared as one subspace
+ONE_POINT_LIMIT = 1000  # orbitals, with spin; above this the metrics of a record are those of Γ alone
 
 
 def mu_shift(predicted: Blocks, structure: Structure) -> float:
@@ -63,7 +66,7 @@ def compare_hamiltonians(
     Both Hamiltonians are diagonalised with the overlap of the structure.
 
     Args:
-        predicted: H'.
+        predicted: H'; of a network that predicts both directions of a pair on its own, the Hermitian part counts.
         structure: with H and S.
         points: (K, 3) fractional k-points, by default a mesh of the density of the bundled calculations.
         smallest_overlap: see :func:`tracegrad.physics.eigen.solve`.
@@ -79,7 +82,7 @@ def compare_hamiltonians(
     result: dict[str, Any] = dict(gauge_errors(predicted, structure))
     ks = k_mesh(mesh_for(structure)) if points is None else np.asarray(points, dtype=np.float64)
     hamiltonian, overlap = bloch_matrices(structure)
-    other, _ = bloch_matrices(Structure(**{**structure.fields(), "hamiltonian": predicted}))
+    other, _ = bloch_matrices(Structure(**{**structure.fields(), "hamiltonian": predicted.hermitian_part()}))
     rows: list[tuple[States, States, NDArray[np.complex128]]] = []
     for k in ks:
         s = overlap.dense(k)
@@ -104,6 +107,29 @@ def compare_hamiltonians(
         for name, values in zip(("gap_dft", "gap_predicted"), energies, strict=True):
             result[name] = band_gap(values, occupied)["direct"]
     return result
+
+
+def physics_metrics(predicted: Blocks, structure: Structure) -> dict[str, Any]:
+    """Errors of one structure as they stand in a run record: ``compare_hamiltonians`` at four k-points.
+
+    The points are Γ, M, K and a general one, Γ alone above 1000 orbitals (half a minute at 1800).
+
+    Args:
+        predicted: H'.
+        structure: with H.
+
+    Returns:
+        ``structure``, its name, and what could be measured: nothing else without an overlap, and only the gauge errors
+        above 4000 orbitals or where it is not known how many bands are occupied.
+    """
+    if structure.overlap is None:
+        return {"structure": structure.name}
+    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
+    known = valence_electrons(structure) is not None or structure.metadata.get("fermi_energy_eV") is not None
+    if size > DENSE_LIMIT or not known:
+        return {"structure": structure.name, **gauge_errors(predicted, structure)}
+    points = np.array(list(K_POINTS.values()))[: 1 if size > ONE_POINT_LIMIT else None]
+    return {"structure": structure.name, **compare_hamiltonians(predicted, structure, points=points)}
 
 
 def state_similarity(

@@ -47,19 +47,28 @@ def gaussian_overlap(structure: Structure, r_max: float) -> Blocks:
     Raises:
         DataError: PySCF is missing, or the shells are not those of the basis.
     """
+    i, j, shift = neighbor_pairs(structure.positions, structure.cell, structure.pbc, r_max)
+    atoms = np.arange(structure.n_atoms)
+    shifts = np.concatenate([np.zeros((structure.n_atoms, 3), dtype=np.int64), shift])
+    return overlap_of_pairs(structure, np.stack([np.concatenate([atoms, i]), np.concatenate([atoms, j])]), shifts)
+
+
+def overlap_of_pairs(structure: Structure, edge_index: NDArray[np.int64], cell_shift: NDArray[np.int64]) -> Blocks:
+    """S(i, j, R) of some pairs, as :func:`gaussian_overlap` gives it.
+
+    Args:
+        structure: atoms, cell and orbitals.
+        edge_index: (2, E) atoms of the pairs.
+        cell_shift: (E, 3) cells of the second atoms.
+    """
     species = {int(z): tuple(structure.orbitals[int(z)]) for z in set(structure.numbers.tolist())}
     if not is_gaussian_basis(species):
         raise DataError(
             f"{structure.name or 'structure'}: expected the shells of the bundled data's basis, found {species}; "
             "give the overlap as a file"
         )
-    i, j, shift = neighbor_pairs(structure.positions, structure.cell, structure.pbc, r_max)
-    atoms = np.arange(structure.n_atoms)
-    first, second = np.concatenate([atoms, i]), np.concatenate([atoms, j])
-    shifts = np.concatenate([np.zeros((structure.n_atoms, 3), dtype=np.int64), shift])
-    counts = structure.n_orbitals
-    shapes = np.stack([counts[first], counts[second]], axis=1)
-    empty = Blocks(np.stack([first, second]), shifts, shapes, np.zeros(int((shapes[:, 0] * shapes[:, 1]).sum())))
+    shapes = structure.n_orbitals[edge_index].T.copy()
+    empty = Blocks(edge_index, cell_shift, shapes, np.zeros(int((shapes[:, 0] * shapes[:, 1]).sum())))
     values = _integrals(structure, empty)
     raw = Structure(**{**structure.fields(), "hamiltonian": None, "overlap": empty.with_values(values)})
     overlap = reorder_orbitals(raw, "pyscf", from_convention).overlap
@@ -77,7 +86,7 @@ def _integrals(structure: Structure, pairs: Blocks) -> NDArray[np.float64]:
     values = np.empty(len(pairs.values))
     order = np.argsort(pairs.edge_index[0], kind="stable")
     bounds = np.searchsorted(pairs.edge_index[0][order], np.arange(structure.n_atoms + 1))
-    for atom in range(structure.n_atoms):
+    for atom in np.unique(pairs.edge_index[0]).tolist():
         edges = order[bounds[atom] : bounds[atom + 1]]
         centre = shells_of[int(numbers[atom])]
         rows = [centre] + [shells_of_edge[e] for e in edges.tolist()]

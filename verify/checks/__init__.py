@@ -10,6 +10,7 @@ from .hamiltonian import hermiticity, time_reversal
 from .hygiene import determinism, dtype_leak, input_mutation, vacuity
 from .lie import lie_derivative
 from .permutation import node_permutation
+from .pole import pole
 from .search import search
 from .symmetry import inversion, rotation, translation
 
@@ -27,6 +28,7 @@ FUNCTION_CHECKS: dict[str, Check] = {
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
     "search": search,
+    "pole": pole,
 }
 """Checks of plain functions and modules, in the order of the report."""
 
@@ -51,6 +53,7 @@ GRAPH_CHECKS: dict[str, Check] = {
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
     "search": search,
+    "pole": pole,
     "budget": budget,
 }
 """Checks of graph models, in the order of the report."""
@@ -58,5 +61,5 @@ GRAPH_CHECKS: dict[str, Check] = {
 OPTIONAL_CHECKS: frozenset[str] = frozenset({"budget"})
 """Checks that run only when they are named."""
 
-EXACT_CHECKS: frozenset[str] = frozenset({"rotation", "inversion", "gradient", "lie_derivative", "search"})
+EXACT_CHECKS: frozenset[str] = frozenset({"rotation", "inversion", "gradient", "lie_derivative", "search", "pole"})
 """Checks that an approximately equivariant model cannot pass; a budget in meV takes their place."""

@@ -207,12 +207,16 @@ def jvp_vjp(context: Context) -> CheckResult:
 def _forward_mode(
     subject: Subject, state: State, leaves: list[Leaf], tangents: list[Tensor], weights: list[Tensor]
 ) -> tuple[float, float]:
-    """<w, J d> by dual numbers and the sum of the sizes of its terms."""
+    """<w, J d> by dual numbers and the sum of the sizes of its terms.
+
+    The inputs ask for gradients too: code that chooses its path by ``requires_grad`` takes the one of the gradients.
+    """
     from torch.autograd import forward_ad
 
     try:
-        with forward_ad.dual_level():
-            duals = [forward_ad.make_dual(leaf.value, t) for leaf, t in zip(leaves, tangents, strict=True)]
+        with forward_ad.dual_level(), torch.enable_grad():
+            values = [leaf.value.detach().requires_grad_(True) for leaf in leaves]
+            duals = [forward_ad.make_dual(value, t) for value, t in zip(values, tangents, strict=True)]
             parts = [forward_ad.unpack_dual(out).tangent for out in subject.raw(subject.with_leaves(state, duals))]
             terms = [w * p for w, p in zip(weights, parts, strict=True) if p is not None]
             return sum(float(t.double().sum()) for t in terms), sum(float(t.double().abs().sum()) for t in terms)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..context import Context, summarise
 from ..group import Elements, aligning, haar, integer_quaternions, near_pole, octahedral, rotation_matrix
-from ..measure import Outputs, deviations
+from ..measure import Jitter, Outputs, deviations
 from ..result import BlockError, CheckResult, Verdict
 from ..states import SHAPES, Design, designed, live_blocks
 from ..subject import State
@@ -25,6 +25,7 @@ from ..tolerances import JITTER_FACTOR, verdict_of
 from ..wigner import Array
 
 ALIGNED = 4  # directions that are turned onto the axes, spread over the inputs
+NEAR = 0.25  # error over the generic tolerance from which on a case is judged by the tolerance measured at it
 _ABORT = (RuntimeError, IndexError, ValueError, ZeroDivisionError)
 
 
@@ -53,6 +54,7 @@ class Searcher:
         self.context, self.subject = context, context.subject
         self.limits = context.tolerances(context.jitter)
         self.tally = Tally()
+        self._measured: tuple[State, list[Jitter]] | None = None
 
     def ratio(self, state: State, element: Elements, label: str) -> float:
         """Worst error over tolerance of a case; records it, and the failure when there is one."""
@@ -81,7 +83,7 @@ class Searcher:
         block = self._worst(left, self.subject.acted(base, element))
         if block is None:
             return 0.0
-        if block.ratio > 1:
+        if block.ratio > NEAR:
             block = self._local(block, state)
             if block is None:
                 return 0.0
@@ -103,12 +105,18 @@ class Searcher:
                     found = row
         return found
 
+    def _jitter(self, state: State) -> list[Jitter]:
+        """Round-off at a state; the last one is kept, since sweeps stay at one state."""
+        if self._measured is None or self._measured[0] is not state:
+            self._measured = (state, self.context.orbit_jitter(state))
+        return self._measured[1]
+
     def _local(self, block: BlockError, state: State) -> BlockError | None:
         """The block with the tolerance of this case; None when the point is singular or the block is zero there."""
         index = next(i for i, spec in enumerate(self.subject.outputs) if spec.name == block.output)
-        jitter = self.context.orbit_jitter(state)
+        jitter = self._jitter(state)
         explained = JITTER_FACTOR * float(jitter[index].relative[block.block]) >= block.error
-        if explained and self.context.repeat_error == 0:
+        if block.ratio > 1 and explained and self.context.repeat_error == 0:
             self.tally.discontinuous.append(block.error)
             return None
         limit = float(self.context.tolerances(jitter)[index][block.block])

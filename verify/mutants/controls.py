@@ -59,10 +59,11 @@ def irrep_dropout(part: Tensor, context: Context) -> Tensor:
 
 
 def local_frame(part: Tensor, context: Context) -> Tensor:
-    """An even function of the components in a local frame; nothing happens where the frame does not exist.
+    """An odd function of the components in a local frame; nothing happens where the frame does not exist.
 
-    The third axis is a cross product and keeps its parity, so that the function must be even. The weight is the squared
-    sine between the two vectors of the frame.
+    The third axis is a cross product and keeps its sign under the inversion, so that the component along it changes
+    sign: the function must be odd. The weight is the squared sine between the two vectors of the frame, which makes the
+    result continuous where they are parallel.
     """
     frame = frame_of(part)
     local = part @ frame.mT
@@ -70,7 +71,8 @@ def local_frame(part: Tensor, context: Context) -> Tensor:
     first, second = part[:, 0], part[:, 1]
     sine = torch.linalg.cross(first, second).square().sum(1)
     weight = sine / (first.square().sum(1) * second.square().sum(1) + 1e-12)
-    return part + weight[:, None, None] * (changed - part)
+    result: Tensor = part + weight[:, None, None] * (changed - part)
+    return result
 
 
 def absolute_pseudoscalar(value: Tensor, context: Context) -> Tensor:

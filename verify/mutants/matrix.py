@@ -12,7 +12,6 @@ from functools import partial
 import torch
 
 from ..checks import FUNCTION_CHECKS, OPTIONAL_CHECKS
-from ..checks.pole import pole
 from ..context import Context
 from ..function_subject import FunctionSubject
 from ..result import CheckResult, Verdict, worst
@@ -21,7 +20,6 @@ from .catalogue import CATALOGUE, entry
 from .kinds import Mutant
 from .outcome import KillMatrix, Outcome
 
-CHECKS = {**FUNCTION_CHECKS, "pole": pole}
 COUNTS = ("dtype_leak", "input_mutation", "vacuity")
 """Checks whose error is a count, not a relative error."""
 
@@ -49,14 +47,14 @@ def verify_mutant(
         return [mutant.run(seed)]
     assert mutant.build is not None
     subject = mutant.build(seed)
-    names = [name for name in CHECKS if name not in OPTIONAL_CHECKS and name not in mutant.without]
+    names = [name for name in FUNCTION_CHECKS if name not in OPTIONAL_CHECKS and name not in mutant.without]
     tested = FunctionSubject(subject.func, subject.irreps_in, subject.irreps_out, None, torch.float64)
     context = Context(tested, seed, trials, None, search)
     if all_checks or mutant.control:
-        return run_checks(context, names, CHECKS, diagnose=False).checks
+        return run_checks(context, names, FUNCTION_CHECKS, diagnose=False).checks
     found: list[CheckResult] = []
     for name in sorted(names, key=lambda n: n != mutant.found_by):
-        found += run_checks(context, [name], CHECKS, diagnose=False).checks
+        found += run_checks(context, [name], FUNCTION_CHECKS, diagnose=False).checks
         if found and not found[-1].passed:
             break
     return found
@@ -76,7 +74,10 @@ def judge(mutant: Mutant, checks: list[CheckResult], seconds: float = 0.0) -> Ou
     failures = sorted((c for c in checks if not c.passed), key=lambda c: -c.verdict.severity)
     allowed = [c for c in failures if c.name in mutant.may_report and c.verdict in (Verdict.SUSPECT, Verdict.PRECISION)]
     counted = [c for c in failures if c not in allowed] if mutant.control else failures
-    finite = [c.error for c in (failures or checks) if math.isfinite(c.error) and c.name not in COUNTS]
+    judged = [c for c in checks if c not in allowed and c.name not in COUNTS]
+    measured = [c for c in judged if math.isfinite(c.error) and c.tolerance > 0]
+    nearest = min(measured, key=lambda c: c.margin, default=None)
+    errors = [c.error for c in failures if math.isfinite(c.error) and c.name not in COUNTS]
     return Outcome(
         key=mutant.key,
         family=mutant.family,
@@ -84,11 +85,12 @@ def judge(mutant: Mutant, checks: list[CheckResult], seconds: float = 0.0) -> Ou
         control=mutant.control,
         verdict=worst(c.verdict for c in checks).value,
         checks=tuple(c.name for c in failures),
-        error=max(finite, default=math.nan),
+        error=max(errors, default=nearest.error if nearest is not None and not failures else math.nan),
         expected=mutant.found_by,
         killed=bool(counted),
         seconds=seconds,
         precedent=mutant.precedent,
+        margin=nearest.margin if nearest is not None else math.inf,
         verdicts={c.name: c.verdict.value for c in checks},
     )
 

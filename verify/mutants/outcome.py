@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from ..result import CheckResult
@@ -18,11 +19,12 @@ class Outcome:
         control: True for a sound variant.
         verdict: verdict of the report.
         checks: names of the checks that did not pass, worst first.
-        error: largest finite relative error among them, or of all checks when all passed.
+        error: largest finite relative error among them; when all passed, that of the check nearest to its tolerance.
         expected: check that was expected to find it.
         killed: True when a fault was found, or a control was flagged.
         seconds: wall time.
         precedent: where the fault happened before.
+        margin: smallest tolerance / error of all checks that have a tolerance.
         verdicts: check -> verdict, for the picture.
     """
 
@@ -37,6 +39,7 @@ class Outcome:
     killed: bool
     seconds: float
     precedent: str = ""
+    margin: float = math.inf
     verdicts: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> str:

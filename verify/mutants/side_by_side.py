@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from e3nn import o3
@@ -49,14 +50,42 @@ def e3nn_failures(mutant: Mutant, repeats: int = REPEATS) -> int | None:
     return failures
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Both tools on the same entries.
+
+    Args:
+        matrix: what this verifier said.
+        theirs: seeded runs in which e3nn's tool rejected the entry, None where it has no form for it.
+        repeats: seeded runs of e3nn's tool.
+    """
+
+    matrix: KillMatrix
+    theirs: tuple[int | None, ...]
+    repeats: int
+
+    def to_markdown(self) -> str:
+        """Table and tally."""
+        pairs = list(zip(self.matrix.outcomes, self.theirs, strict=True))
+        rows = [_row(outcome, _fraction(count, self.repeats)) for outcome, count in pairs]
+        faults = [count for outcome, count in pairs if not outcome.control]
+        controls = [count for outcome, count in pairs if outcome.control]
+        tally = (
+            f"This verifier: {self.matrix.tally()}. e3nn's tool: {sum(c == self.repeats for c in faults)} of "
+            f"{len(faults)} faults rejected in every run ({sum(c is None for c in faults)} have no form for it), "
+            f"{sum(bool(c) for c in controls)} of {len(controls)} controls rejected in some run."
+        )
+        return f"{table(HEADER, rows)}\n\n{tally}\n"
+
+
 def side_by_side(
     keys: Iterable[str] | None = None,
     *,
     seed: int = 0,
     repeats: int = REPEATS,
     progress: Callable[[str], None] | None = None,
-) -> str:
-    """Kill matrix of this verifier with the verdict of e3nn's tool beside it, as Markdown.
+) -> Comparison:
+    """Run this verifier with all its checks, and e3nn's tool at its defaults.
 
     Args:
         keys: entries, or None for all.
@@ -65,7 +94,7 @@ def side_by_side(
         progress: gets one line per entry.
 
     Returns:
-        Table and tally.
+        What both said.
     """
     outcomes: list[Outcome] = []
     theirs: list[int | None] = []
@@ -74,15 +103,7 @@ def side_by_side(
         outcomes.append(run_entry(key, seed))
         if progress is not None:
             progress(f"{outcomes[-1].line()} e3nn {_fraction(theirs[-1], repeats)}")
-    rows = [_row(outcome, _fraction(count, repeats)) for outcome, count in zip(outcomes, theirs, strict=True)]
-    every = [c for o, c in zip(outcomes, theirs, strict=True) if not o.control]
-    some = [c for o, c in zip(outcomes, theirs, strict=True) if o.control]
-    tally = (
-        f"This verifier: {KillMatrix(tuple(outcomes)).tally()}. e3nn's tool: {sum(c == repeats for c in every)} of "
-        f"{len(every)} faults rejected in every run ({sum(c is None for c in every)} have no form for it), "
-        f"{sum(bool(c) for c in some)} of {len(some)} controls rejected in some run."
-    )
-    return f"{table(HEADER, rows)}\n\n{tally}"
+    return Comparison(KillMatrix(tuple(outcomes)), tuple(theirs), repeats)
 
 
 def _fraction(count: int | None, repeats: int) -> str:

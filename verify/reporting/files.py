@@ -10,6 +10,7 @@ from typing import Any
 from tracegrad.atomic import atomic_write
 
 from ..result import Report
+from .html import to_html
 from .junit import to_junit
 from .markdown import to_markdown
 from .sarif import to_sarif
@@ -20,6 +21,7 @@ NAMES = {
     "markdown": "summary.md",
     "sarif": "report.sarif",
     "text": "report.txt",
+    "html": "report.html",
 }
 
 
@@ -51,13 +53,15 @@ def write_reports(report: Report, folder: Path, pictures: bool = True) -> dict[s
         "sarif": to_sarif(report),
         "text": report.to_text() + "\n",
     }
+    drawn: dict[str, Path] = {}
+    if pictures:
+        from .pictures import draw_report
+
+        drawn = draw_report(report, folder)
+    texts["html"] = to_html(report, {name: path for name, path in drawn.items() if path.suffix == ".png"})
     written = {}
     for form, text in texts.items():
         written[form] = folder / NAMES[form]
         with atomic_write(written[form]) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    if pictures:
-        from .pictures import draw_report
-
-        written |= draw_report(report, folder)
-    return written
+    return written | drawn

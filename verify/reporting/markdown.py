@@ -59,8 +59,8 @@ def to_markdown(report: Report) -> str:
     """
     sign = _SIGNS.get(report.verdict.value, "❌")
     parts = [
-        f"## {sign} Equivariance of `{report.target}`: {report.verdict}",
-        f"Exit code {report.exit_code}; {report.noise_floor.line()}.",
+        f"## {sign} Equivariance of `{report.target}`: {report.sentence}",
+        f"{report.noise_floor.line()}.",
     ]
     header = ["verdict", "check", "error", "tolerance", "margin", "trials", "message"]
     parts.append(table(header, (_check_row(check) for check in report.checks)))

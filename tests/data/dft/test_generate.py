@@ -22,7 +22,7 @@ from tracegrad.data.compact import open_compact
 from tracegrad.data.deeph import read_deeph
 from tracegrad.data.dft import generate as generation
 from tracegrad.data.dft.calculation import Request
-from tracegrad.data.dft.generate import RECORD_NAME, Report, generate, make_one, make_requests
+from tracegrad.data.dft.generate import RECORD_NAME, Outcome, Report, generate, make_one, make_requests
 from tracegrad.data.structure import Structure
 from tracegrad.errors import DataError
 
@@ -208,13 +208,13 @@ def test_command_prints_progress_and_counts(
 
     def pretend(requests: Any, out: Path, form: str, jobs: int, on_outcome: Any) -> Report:
         seen.update(requests=requests, form=form, jobs=jobs)
-        outcomes = [command.Outcome(r.name, s, m) for r, (s, m) in zip(requests, states, strict=True)]
+        outcomes = [Outcome(r.name, s, m) for r, (s, m) in zip(requests, states, strict=True)]
         for outcome in outcomes:
             on_outcome(outcome)
         return Report(outcomes)
 
     states = [("done", "12 SCF cycles, 3 s"), ("failed", "the SCF did not converge")]
-    monkeypatch.setattr(command, "generate", pretend)
+    monkeypatch.setattr(generation, "generate", pretend)
     words = ["--system", "BG", "--count", "2", "--seed", "3", "--supercell", "1", "1", "1", "--jobs", "2"]
     options = parse(*words, "--out", str(tmp_path))
     assert options.run(options) == 1

@@ -195,6 +195,8 @@ def _lattice_points(rows: NDArray[np.int64]) -> NDArray[np.int64]:
     for point in ((i, j) for i in span for j in span):
         u, v = (np.array(point) @ adjugate) % determinant
         cosets.setdefault((int(u), int(v)), point)
+        if len(cosets) == determinant:
+            break
     return np.array(list(cosets.values()), dtype=np.int64)
 
 

@@ -100,6 +100,7 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, factor: Tensor, starts: list[int], *blocks: Tensor) -> tuple[Tensor, ...]:
         ctx.save_for_backward(factor, *blocks)
+        ctx.save_for_forward(factor, *blocks)
         ctx.starts = starts
         return tuple(block * factor[:, None, start:] for block, start in zip(blocks, starts, strict=True))
 
@@ -116,11 +117,22 @@ class _Scale(torch.autograd.Function):
             of_blocks = [*scale_channels(list(gradients), factor, ctx.starts)]
         return of_factor, None, *of_blocks
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor, ...]:
+        (factor, *blocks), (of_factor, _, *of_blocks) = ctx.saved_tensors, tangents
+        factor_tangent = torch.zeros_like(factor) if of_factor is None else of_factor
+        block_tangents = [torch.zeros_like(x) if t is None else t for x, t in zip(blocks, of_blocks, strict=True)]
+        return tuple(
+            tangent * factor[:, None, start:] + block * factor_tangent[:, None, start:]
+            for block, tangent, start in zip(blocks, block_tangents, ctx.starts, strict=True)
+        )
+
 
 class _Dot(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, starts: list[int], count: int, *blocks: Tensor) -> Tensor:
         ctx.save_for_backward(*blocks)
+        ctx.save_for_forward(*blocks)
         ctx.starts, ctx.count = starts, count
         total: Tensor | None = None
         for first, second, start in zip(blocks[:count], blocks[count:], starts, strict=True):
@@ -140,17 +152,30 @@ class _Dot(torch.autograd.Function):
         of_second = scale_channels(list(first), gradients[0], ctx.starts)
         return None, None, *of_first, *of_second
 
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        blocks, n = list(ctx.saved_tensors), ctx.count
+        changed = [torch.zeros_like(x) if t is None else t for x, t in zip(blocks, tangents[2:], strict=True)]
+        return channel_dot(changed[:n], blocks[n:], ctx.starts) + channel_dot(blocks[:n], changed[n:], ctx.starts)
+
 
 class _Squares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, starts: list[int], *blocks: Tensor) -> Tensor:
         ctx.save_for_backward(*blocks)
+        ctx.save_for_forward(*blocks)
         ctx.starts = starts
         return channel_dot(list(blocks), list(blocks), starts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         return None, *scale_channels(list(ctx.saved_tensors), 2 * gradients[0], ctx.starts)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        blocks = list(ctx.saved_tensors)
+        changed = [torch.zeros_like(x) if t is None else t for x, t in zip(blocks, tangents[1:], strict=True)]
+        return 2 * channel_dot(blocks, changed, ctx.starts)
 
 
 class _ToEdges(torch.autograd.Function):

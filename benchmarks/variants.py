@@ -1,0 +1,155 @@
+"""What the speed of the core depends on besides its size: setting, precision, compilation, building of the graph."""
+
+from __future__ import annotations
+
+import shutil
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch_geometric.data import Data
+
+from benchmarks.networks import inference, interleaved, network, pairs_of, random_graph, random_positions, training_step
+from tracegrad.graph import cast_graph
+from tracegrad.model import DeepHE3, Induction
+
+# The encoding modules of the recipe `fast` and of the paper: rank and widths of operator and trace decoder.
+MODULES: dict[str, dict[str, Any]] = {
+    "fast": {"form": "low_rank", "width": 64, "trace_width": 128},
+    "paper": {"form": "packed", "width": 1024, "trace_width": 1024},
+}
+SETTINGS = {
+    "DeepHE3": {},
+    "DeepHE3+Trace": {"trace": True},
+    "DeepHE3+Grad": {"operator": True},
+    "DeepHE3+TraceGrad": {"operator": True, "trace": True},
+}
+COMPILE_ERRORS = (RuntimeError, AttributeError, NotImplementedError, TypeError, OSError)
+
+
+def cost_of_settings(graph: Data, repeats: int, modules: str, device: str = "cpu") -> dict[str, float]:
+    """Seconds of a training step of each setting over those of the baseline, minus one.
+
+    Args:
+        graph: on the device.
+        repeats: rounds of timing.
+        modules: a key of ``MODULES``.
+        device: where the networks run.
+    """
+    steps = {}
+    for setting, parts in SETTINGS.items():
+        model = network(Induction(**parts, **MODULES[modules]) if parts else None).to(device)
+        model.train()
+        steps[setting] = training_step(model, graph)
+    seconds = interleaved(steps, repeats, device)
+    return {name: value / seconds["DeepHE3"] - 1 for name, value in seconds.items() if name != "DeepHE3"}
+
+
+def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, dict[str, float]]:
+    """Error of the outputs against float64 and time of inference, by precision.
+
+    ``tf32`` exists on CUDA only. ``bfloat16`` is the whole network and its frames in bfloat16, ``bfloat16 autocast``
+    float32 with matrix products in bfloat16.
+
+    Returns:
+        ``max_rel_error`` (over the largest output), ``rms_rel_error`` and ``us_per_edge``.
+    """
+    exact = random_graph(num_edges, torch.float64)
+    reference = _outputs(network(dtype=torch.float64).to(device), _at(exact, torch.float64, device))
+    single, half = _at(exact, torch.float32, device), _at(exact, torch.bfloat16, device)
+    model, model_half = network().to(device), network().to(device, torch.bfloat16)
+    runs: dict[str, Any] = {
+        "float32": lambda: _outputs(model, single),
+        "bfloat16": lambda: _outputs(model_half, half),
+        "bfloat16 autocast": lambda: _autocast(model, single, device),
+    }
+    if device == "cuda":
+        runs["tf32"] = lambda: _tf32(model, single)
+    found = {name: _try(run) for name, run in runs.items()}
+    seconds = interleaved({name: runs[name] for name, result in found.items() if result is not None}, repeats, device)
+    figures = {}
+    for name, output in found.items():
+        if output is not None:
+            error = (output.double() - reference).abs()
+            figures[name] = {
+                "max_rel_error": float(error.max() / reference.abs().max()),
+                "rms_rel_error": float((error.square().mean() / reference.square().mean()).sqrt()),
+                "us_per_edge": 1e6 * seconds[name] / exact.edge_index.shape[1],
+            }
+    return figures
+
+
+def graph_building(num_edges: int, repeats: int) -> dict[str, float]:
+    """Time of building a graph on one core: pairs within the cutoff, then edges, frames and cast, µs per edge."""
+    positions, side = random_positions(num_edges)
+    pairs = pairs_of(positions, side, num_edges)
+    seconds = interleaved(
+        {
+            "neighbours": lambda: pairs_of(positions, side, num_edges),
+            "graph": lambda: random_graph(num_edges, pairs=(positions, side, pairs)),
+        },
+        repeats,
+    )
+    edges = len(positions) + 2 * len(pairs[0])
+    return {f"{name}_us_per_edge": 1e6 * value / edges for name, value in seconds.items()}
+
+
+def compiled(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
+    """``torch.compile`` of the whole network at inference: seconds to compile, and the time before over that after.
+
+    Returns:
+        ``ratio`` and ``compile_s``, or ``skipped`` with the reason.
+    """
+    if device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
+        return {"skipped": "no C++ compiler"}
+    graph, model = _at(random_graph(num_edges), torch.float32, device), network().to(device).eval()
+    program = torch.compile(model.in_frame)
+    started = perf_counter()
+    try:
+        with torch.inference_mode():
+            program(graph)
+    except COMPILE_ERRORS as error:
+        return {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
+    seconds_to_compile = perf_counter() - started
+
+    def run() -> None:
+        with torch.inference_mode():
+            program(graph)
+
+    seconds = interleaved({"eager": inference(model, graph), "compiled": run}, repeats, device)
+    return {"compile_s": seconds_to_compile, "ratio": seconds["eager"] / seconds["compiled"]}
+
+
+def _at(graph: Data, dtype: torch.dtype, device: str) -> Data:
+    copy: Data = cast_graph(graph.clone(), dtype).to(device)
+    return copy
+
+
+@torch.inference_mode()
+def _outputs(model: DeepHE3, graph: Data) -> Tensor:
+    model.eval()
+    return model.in_frame(graph)["frame"]
+
+
+def _autocast(model: DeepHE3, graph: Data, device: str) -> Tensor:
+    with torch.autocast(device, torch.bfloat16):
+        return _outputs(model, graph)
+
+
+def _tf32(model: DeepHE3, graph: Data) -> Tensor:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        return _outputs(model, graph)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _try(run: Any) -> Tensor | None:
+    """Outputs of a run; None where an operation does not exist in its precision."""
+    try:
+        output: Tensor = run()
+    except RuntimeError:
+        return None
+    return output

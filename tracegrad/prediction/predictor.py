@@ -1,0 +1,332 @@
+"""From a checkpoint and atoms to predicted blocks, of the whole structure at once or chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from torch import nn
+
+from tracegrad.data import DATABASES, Blocks, Structure
+from tracegrad.data.blocks import concatenate
+from tracegrad.errors import CheckpointError, ConfigError, DataError
+from tracegrad.graph import PairChunks, TargetLayout, build_graph, structure_pairs
+from tracegrad.graph.chunks import Pairs
+from tracegrad.model import predict_blocks, predict_in_chunks
+from tracegrad.model.chunked import Progress, frame_degree, why_not_chunked
+from tracegrad.physics import (
+    energies_at,
+    fermi_level,
+    gaussian_overlap,
+    is_gaussian_basis,
+    k_mesh,
+    mesh_for,
+    overlap_of_pairs,
+    valence_electrons,
+)
+from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
+from tracegrad.training.checkpoint import DataSummary, load_checkpoint
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+FERMI_LIMIT = 1500  # orbitals (times two with spin) above which the Fermi level is not computed
+WHOLE_EDGES = 100_000  # directed edges that are predicted at once; they take about 2 GB
+CHUNK_EDGES = 20_000  # directed edges in a chunk, where nobody asks for another number
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Where the overlap comes from.
+
+    Attributes:
+        blocks: a given one.
+        gaussian: whether it is computed by analytic integrals.
+        source: in words.
+        cutoff: of the pairs, Å.
+    """
+
+    blocks: Blocks | None
+    gaussian: bool
+    source: str
+    cutoff: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be predicted.
+
+    Attributes:
+        structure: without matrices, or with a given overlap.
+        pairs: the pairs, each once.
+        overlap: where S comes from.
+        chunk_edges: directed edges in a chunk, or None to predict the whole at once.
+    """
+
+    structure: Structure
+    pairs: Pairs
+    overlap: Overlap
+    chunk_edges: int | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A trained network, ready for structures.
+
+    Args:
+        model: in evaluation mode.
+        setting: row of the tables, e.g. ``DeepHE3+TraceGrad``.
+        data: what it was trained on.
+        cutoff: longest pair in Å that it was trained on, or None where the checkpoint does not tell.
+        path: of the checkpoint.
+    """
+
+    model: nn.Module
+    setting: str
+    data: DataSummary
+    cutoff: float | None
+    path: str
+
+    @classmethod
+    def load(cls, checkpoint: str | Path, device: str = "cpu") -> Predictor:
+        """Read a checkpoint.
+
+        Raises:
+            CheckpointError: missing, truncated, or not a trained network.
+        """
+        model, config, rest = load_checkpoint(checkpoint)
+        data: DataSummary = rest["data"]
+        setting = config.model.setting
+        return cls(model.to(device), setting, data, training_cutoff(model, data), str(checkpoint))
+
+    def __call__(
+        self,
+        atoms: Atoms,
+        *,
+        r_max: float | None = None,
+        overlap: str | Path | Blocks = "auto",
+        fermi_energy: float | None = None,
+        name: str = "",
+        chunk_edges: int | None = None,
+        progress: Progress | None = None,
+    ) -> Structure:
+        """Predict one structure; arguments as :func:`predict`."""
+        plan = self.plan(atoms, r_max=r_max, overlap=overlap, name=name, chunk_edges=chunk_edges)
+        return self.complete(plan, fermi_energy, progress)
+
+    def complete(self, plan: Plan, fermi_energy: float | None = None, progress: Progress | None = None) -> Structure:
+        """The predicted structure with all its matrices."""
+        structure = plan.structure
+        if plan.overlap.gaussian:
+            structure = replace(structure, overlap=gaussian_overlap(structure, plan.overlap.cutoff))
+        predicted = concatenate(*self.parts(plan, progress))
+        structure = replace(structure, hamiltonian=predicted)
+        level, source = _fermi(structure, fermi_energy)
+        return replace(structure, metadata=self.facts(plan, level, source))
+
+    def plan(
+        self,
+        atoms: Atoms,
+        *,
+        r_max: float | None = None,
+        overlap: str | Path | Blocks = "auto",
+        name: str = "",
+        chunk_edges: int | None = None,
+    ) -> Plan:
+        """What is to be predicted; arguments as :func:`predict`."""
+        structure = structure_from_atoms(atoms, self.data.orbitals, self.data.spinful, name)
+        choice = self._overlap(structure, overlap, r_max)
+        structure = replace(structure, overlap=choice.blocks)
+        pairs = structure_pairs(structure, choice.cutoff if choice.blocks is None else None)
+        cast(TargetLayout, self.model.targets).check_orbitals(structure)
+        return Plan(structure, pairs, choice, self._chunk_edges(len(pairs[0]), chunk_edges))
+
+    def parts(self, plan: Plan, progress: Progress | None = None) -> Iterator[Blocks]:
+        """The predicted blocks, eV, as Hermitian halves: all at once, or chunk by chunk."""
+        parameter, targets = next(self.model.parameters()), cast(TargetLayout, self.model.targets)
+        if plan.chunk_edges is None:
+            cutoff = plan.overlap.cutoff if plan.overlap.blocks is None else None
+            graph: Any = build_graph(plan.structure, targets, r_max=cutoff, dtype=parameter.dtype)
+            yield predict_blocks(self.model, graph.to(parameter.device)).hermitian_part()
+            return
+        chunks = PairChunks(
+            plan.structure,
+            plan.pairs,
+            targets,
+            chunk_edges=plan.chunk_edges,
+            lmax=frame_degree(self.model),
+            dtype=parameter.dtype,
+            device=parameter.device,
+        )
+        yield from (part.hermitian_part() for part in predict_in_chunks(self.model, chunks, progress))
+
+    def overlap_of(self, plan: Plan, part: Blocks) -> Blocks | None:
+        """The computed overlap of the pairs of a part; None where it is given or there is none."""
+        return overlap_of_pairs(plan.structure, part.edge_index, part.cell_shift) if plan.overlap.gaussian else None
+
+    def facts(self, plan: Plan, fermi_energy: float | None, fermi_source: str) -> dict[str, Any]:
+        """Where everything in a prediction comes from."""
+        return {
+            "checkpoint": Path(self.path).name,
+            "setting": self.setting,
+            "trained_on": self.data.key,
+            "cutoff_A": plan.overlap.cutoff,
+            "pairs": plan.structure.n_atoms + len(plan.pairs[0]),
+            "chunk_edges": plan.chunk_edges,
+            "overlap_source": plan.overlap.source,
+            "fermi_energy_eV": fermi_energy,
+            "fermi_source": fermi_source,
+            "source": f"predicted by {self.setting}, trained on {self.data.key}",
+        }
+
+    def _chunk_edges(self, num_pairs: int, asked: int | None) -> int | None:
+        """Directed edges in a chunk: as asked for (0: all at once), or by the size of the structure."""
+        reason = why_not_chunked(self.model)
+        if asked is None:
+            return CHUNK_EDGES if 2 * num_pairs > WHOLE_EDGES and reason is None else None
+        if asked == 0:
+            return None
+        if reason is not None:
+            raise ConfigError(f"{self.path}: prediction in chunks is not possible. {reason}")
+        return asked
+
+    def _cutoff(self, r_max: float | None) -> float:
+        if r_max is not None:
+            if not np.isfinite(r_max) or r_max <= 0:
+                raise DataError(f"expected a cutoff r_max > 0 Å, found {r_max}")
+            return float(r_max)
+        if self.cutoff is None:
+            raise CheckpointError(
+                f"{self.path}: does not tell the cutoff of its training data; give it in Å (--r-max), or an overlap "
+                "whose pairs are to be predicted"
+            )
+        return self.cutoff
+
+    def _overlap(self, structure: Structure, choice: str | Path | Blocks, r_max: float | None) -> Overlap:
+        """The overlap as asked for."""
+        if isinstance(choice, Blocks):
+            given = self._given(structure, choice, r_max)
+            return Overlap(given, False, "given", _longest(structure, given))
+        if choice == "none":
+            return Overlap(None, False, "none", self._cutoff(r_max))
+        if choice == "auto":
+            ours = self.data.source == "bundled" and is_gaussian_basis(self.data.orbitals)
+            if not ours:
+                reason = "none: the training data are in another basis; give the overlap or ask for 'gaussian'"
+                return Overlap(None, False, reason, self._cutoff(r_max))
+            choice = "gaussian"
+        if choice == "gaussian":
+            return Overlap(None, True, "PySCF, analytic integrals of the Gaussian basis", self._cutoff(r_max))
+        given = self._given(structure, read_overlap(structure, choice), r_max)
+        return Overlap(given, False, str(choice), _longest(structure, given))
+
+    def _given(self, structure: Structure, overlap: Blocks, r_max: float | None) -> Blocks:
+        """A given overlap; its pairs are those to be predicted, so none may be longer than in training."""
+        structure = replace(structure, overlap=overlap)
+        if r_max is not None:
+            lengths = np.linalg.norm(structure.edge_vectors(overlap), axis=1)
+            return overlap.select(np.flatnonzero(lengths <= self._cutoff(r_max)))
+        longest = _longest(structure, overlap)
+        if self.cutoff is not None and longest > self.cutoff + 1e-3:
+            raise DataError(
+                f"the overlap has pairs of {longest:.3f} Å, the training went up to {self.cutoff:.3f} Å; "
+                "give --r-max to cut the overlap"
+            )
+        return overlap
+
+
+def predict(
+    atoms: Atoms,
+    checkpoint: str | Path | Predictor,
+    *,
+    r_max: float | None = None,
+    overlap: str | Path | Blocks = "auto",
+    fermi_energy: float | None = None,
+    chunk_edges: int | None = None,
+    progress: Progress | None = None,
+) -> Structure:
+    """Predict the Hamiltonian of a structure.
+
+    Args:
+        atoms: ASE atoms, Å; directions that are not periodic get a vacuum.
+        checkpoint: ``final.ckpt`` of a run, or a loaded :class:`Predictor` where many structures follow.
+        r_max: cutoff in Å; by default that of the training data.
+        overlap: ``"auto"`` (analytic integrals for networks of the bundled data, else none), ``"gaussian"``,
+            ``"none"``, blocks, an ``overlaps.h5`` of the same atoms in the same order, or a DeepH folder with one. The
+            pairs of a given overlap are those that are predicted.
+        fermi_energy: eV, where it is known.
+        chunk_edges: directed edges that are predicted at a time, 0 for all at once; by default above 100,000 edges
+            20,000. The network then needs the memory of a chunk; the blocks themselves are still returned whole, see
+            :func:`tracegrad.prediction.predict_to_folder`.
+        progress: called with the number of chunks that are done, and that there are.
+
+    Returns:
+        The structure with its Hermitian ``hamiltonian`` in eV and, if there is one, its ``overlap``; ``metadata`` tells
+        the checkpoint, the cutoff and the sources of overlap and Fermi level.
+
+    Raises:
+        CheckpointError: the file is not a trained network, or does not tell its cutoff.
+        ConfigError: chunks are asked for and the network mixes all edges of a structure.
+        DataError: unknown elements, an overlap of other atoms, or a missing library.
+    """
+    predictor = checkpoint if isinstance(checkpoint, Predictor) else Predictor.load(checkpoint)
+    return predictor(
+        atoms,
+        r_max=r_max,
+        overlap=overlap,
+        fermi_energy=fermi_energy,
+        chunk_edges=chunk_edges,
+        progress=progress,
+    )
+
+
+def predict_like(structure: Structure, checkpoint: str | Path | Predictor) -> tuple[str, Blocks]:
+    """Setting and predicted Hamiltonian on exactly the pairs of a structure's own Hamiltonian.
+
+    Args:
+        structure: with a Hamiltonian, e.g. from DFT.
+        checkpoint: of a run, or a loaded :class:`Predictor`.
+
+    Raises:
+        DataError: other elements, orbitals or spin than the network knows.
+    """
+    predictor = checkpoint if isinstance(checkpoint, Predictor) else Predictor.load(checkpoint)
+    parameter, targets = next(predictor.model.parameters()), cast(TargetLayout, predictor.model.targets)
+    graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+    return predictor.setting, predict_blocks(predictor.model, graph.to(parameter.device)).hermitian_part()
+
+
+def training_cutoff(model: nn.Module, data: DataSummary) -> float | None:
+    """Longest pair of the training data in Å: of the bundled manifest, or as fitted by the output transform."""
+    if data.source == "bundled" and data.key in DATABASES:
+        return max(float(manifest["r_cut"]) for manifest in DATABASES[data.key].manifests)
+    output: Any = getattr(model, "output", None)
+    if output is not None and (output.reference or output.scaling):
+        return float(output.bounds[1]) * (1 + 1e-6)  # the buffer may have been rounded to float32
+    return None
+
+
+def _longest(structure: Structure, blocks: Blocks) -> float:
+    return float(np.linalg.norm(structure.edge_vectors(blocks), axis=1).max(initial=0.0))
+
+
+def _fermi(structure: Structure, given: float | None) -> tuple[float | None, str]:
+    """Fermi level in eV, and where it came from."""
+    if given is not None:
+        return float(given), "given"
+    if structure.overlap is None:
+        return None, "not known: there is no overlap"
+    electrons = valence_electrons(structure)
+    if electrons is None:
+        return None, "not known: the basis does not tell the number of electrons"
+    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
+    if size > FERMI_LIMIT:
+        return None, f"not known: {size} orbitals are more than {FERMI_LIMIT}, which would take long"
+    mesh = mesh_for(structure)
+    energies = energies_at(structure, k_mesh(mesh))
+    level = fermi_level(energies, electrons, structure.spinful)
+    points = "x".join(map(str, mesh))
+    return level, f"computed from the predicted H and S, {electrons} electrons, {points} k-points, 300 K"

@@ -101,7 +101,8 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tracegrad", "train", "--dataset", case.dataset, "--setting", case.setting]
         command += ["--preset", options.preset, "--out", str(folder)]
-        settings = [f"recipe={case.recipe}", f"training.max_seconds={case.seconds}", "training.epochs=0"]
+        settings = [f"recipe={case.recipe}", f"training.max_seconds={case.seconds}"]
+        settings += ["training.epochs=0", "training.max_steps=0"]
         settings += ["training.validate_mae=true", f"training.threads={options.threads}", *case.overrides]
         for setting in settings:
             command += ["--set", setting]

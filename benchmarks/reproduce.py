@@ -15,7 +15,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.bands import write_bands
 from benchmarks.board import Board
 from benchmarks.controls import check_controls, plan_controls
 from benchmarks.environment import ROOT, cores, environment
@@ -134,6 +133,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     show_failures(failures, ledger, console)
     if options.no_report or not any(ledger.finished(run) for run in runs):
         return 1 if problems else 0
+    from benchmarks.bands import write_bands  # the first thing here that needs torch
+
     write_bands(ledger, runs)
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
     return 1 if problems else drawn.returncode

@@ -1,7 +1,7 @@
 """Choice of the recipe: ``python -m benchmarks.trials --dataset MG`` trains the baseline with one change at a time.
 
-The changes stand in ``trials.yaml``. All trials have the same budget, and only validation data are looked
-at. Trials that are complete are not repeated, interrupted ones go on.
+The changes stand in ``trials.yaml``, on top of its ``start``, the recipe before the choice. All trials have the same
+budget, and only validation data are looked at. Trials that are complete are not repeated, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from benchmarks.convergence import Case, run, write
 from tracegrad.errors import ConfigError, TracegradError, did_you_mean
 
 TRIALS = Path(__file__).with_name("trials.yaml")
+START = "start"  # name of the trial whose changes all others have too
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -36,7 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def read_trials(path: Path, only: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Overrides of every trial.
+    """Overrides of every trial, those of ``start`` included.
 
     Args:
         path: YAML file, name -> {section.key: value}.
@@ -48,11 +49,12 @@ def read_trials(path: Path, only: Sequence[str]) -> dict[str, tuple[str, ...]]:
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not all(isinstance(changes, dict) for changes in content.values()):
         raise ConfigError(f"{path}: expected a mapping from names to changes such as {{training.clip: 0.1}}")
+    start = content.get(START, {})
     for name in only:
         if name not in content:
             raise ConfigError(f"{path}: no trial {name!r}. {did_you_mean(name, list(content))}")
     return {
-        name: tuple(f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in changes.items())
+        name: tuple(f"{key}={yaml.safe_dump(value).splitlines()[0]}" for key, value in {**start, **changes}.items())
         for name, changes in content.items()
         if not only or name in only
     }

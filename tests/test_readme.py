@@ -120,6 +120,93 @@ def test_quick_start_is_short(root: Path) -> None:
 
 
 def test_every_command_exists(root: Path) -> None:
+    texts = [page.read_text(encoding="utf-8") for page in pages(root)]
+    lines = [line for text in texts for line in text.splitlines() if line.startswith("--8")]
+    assert len(lines) >= 2
+    for line in lines:  # a formatter that takes the marker for an expression would spoil it
+        marker = re.fullmatch(r'--8<-- "(.+)"', line)
+        assert marker, line
+        assert (root / marker[1]).is_file()
+
+
+def nox_sessions(root: Path) -> set[str]:
+    """Return the names of the sessions in the noxfile."""
+    tree = ast.parse((root / "noxfile.py").read_text(encoding="utf-8"))
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    return {node.name for node in functions if any("session" in ast.dump(d) for d in node.decorator_list)}
+
+
+def subcommands(root: Path) -> set[str]:
+    """Return the subcommands that ``tracegrad --help`` offers."""
+    code = "from tracegrad.cli import main; main(['--help'])"
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return set(re.findall(r"[a-z][a-z0-9-]+", run.stdout))
+
+
+def unknown_commands(lines: list[str], sessions: set[str], offered: set[str], root: Path) -> list[str]:
+    """Return the command lines that call a session, a subcommand, a module or a file that does not exist."""
+    wrong = []
+    for line in lines:
+        words = line.split()
+        if words[0] == "nox" and "-s" in words:
+            tail = words[words.index("-s") + 1 :]
+            named = tail[: tail.index("--")] if "--" in tail else tail
+            bad = bool(set(named) - sessions)
+        elif words[0] == "tracegrad":
+            bad = len(words) < 2 or words[1] not in offered | {"--help"}
+        elif words[:2] == ["python", "-m"]:
+            sys.path.insert(0, str(root))
+            bad = importlib.util.find_spec(words[2]) is None
+            sys.path.remove(str(root))
+        elif words[0] == "python":
+            bad = not (root / words[1]).is_file()
+        else:
+            bad = words[0] not in {
+                "pip",
+                "nox",
+                "tracegrad-verify",
+                "apt-get",
+                "git",
+                "cd",
+                "export",
+                "source",
+                "pytest",
+            }
+        if bad:
+            wrong.append(line)
+    return wrong
+
+
+def missing_paths(text: str, root: Path) -> list[str]:
+    """Return the code-quoted repository paths that do not exist; ``KEY`` stands for the key of any database."""
+    quoted = re.findall(r"`((?:tracegrad|verify|benchmarks|reports|tests|docs|examples)/[\w./-]+?)/?`", text)
+    return [
+        path for path in quoted if not any(root.glob(path.replace("KEY", "*"))) and not path.startswith("reports/out")
+    ]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_readme_shows_the_example_that_is_run(root: Path, name: str) -> None:
+    code = (root / "examples" / name).read_text(encoding="utf-8")
+    assert code in blocks((root / "README.md").read_text(encoding="utf-8"), "python")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_runs(root: Path, name: str) -> None:
+    # In the checkout the verifier is `verify`; the session `package` runs the same file on the installed name.
+    code = (root / "examples" / name).read_text(encoding="utf-8").replace("from tracegrad.verify", "from verify")
+    run = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip()
+
+
+def test_quick_start_is_short(root: Path) -> None:
+    lines = (root / "examples" / "quickstart.py").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if line.strip()]) <= 15
+
+
+def test_every_command_exists(root: Path) -> None:
     lines = [line for page in pages(root) for line in commands(page.read_text(encoding="utf-8"))]
     assert any(line.startswith("nox -s reproduce") for line in lines)
     assert any(line == "nox -s tests" for line in lines)

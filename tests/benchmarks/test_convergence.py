@@ -47,12 +47,13 @@ def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
     assert len(draw([curve], "MG").axes[0].lines) == 1 + len(LEVELS)
 
 
-def test_every_trial_is_a_change_of_the_recipe_that_the_configuration_accepts() -> None:
-    trials = read_trials(TRIALS, [])
-    assert trials["recipe as it is"] == ()
-    for overrides in trials.values():
-        config = load_config(preset="bundled", dataset="MG", setting="DeepHE3", overrides=["recipe=fast", *overrides])
-        assert (config == load_config(preset="bundled", dataset="MG", setting="DeepHE3")) == (not overrides)
+@pytest.mark.parametrize("file", ["trials.yaml", "trials_method.yaml"])
+def test_every_trial_is_a_change_that_the_configuration_accepts(file: str) -> None:
+    trials = read_trials(TRIALS.with_name(file), [])
+    start = load_config(preset="bundled", dataset="MG", overrides=trials["start"])
+    for name, overrides in trials.items():
+        config = load_config(preset="bundled", dataset="MG", overrides=overrides)
+        assert (config == start) == (name == "start")
 
 
 def test_trials_that_are_no_changes_are_refused(tmp_path: Path) -> None:

@@ -221,6 +221,24 @@ def test_wrong_but_symmetric_backward_is_found_by_differences_alone() -> None:
     assert report.check("finite_difference").error == pytest.approx(0.1, abs=1e-3)
 
 
+def test_wrong_forward_mode_is_found_by_the_dot_test_alone() -> None:
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: object, x: Tensor) -> Tensor:
+            return 2 * x
+
+        @staticmethod
+        def backward(ctx: object, grad: Tensor) -> Tensor:
+            return 2 * grad
+
+        @staticmethod
+        def jvp(ctx: object, tangent: Tensor) -> Tensor:
+            return 2.1 * tangent
+
+    report = _verify(Doubled.apply, [VECTORS], [VECTORS], diagnose=False)
+    assert [c.name for c in report.failures] == ["jvp_vjp"]
+
+
 def test_discontinuity_at_a_tie_is_listed_and_does_not_fail() -> None:
     def largest(x: Tensor) -> Tensor:
         y = x.unflatten(-1, (-1, 3))

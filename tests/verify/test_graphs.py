@@ -209,7 +209,8 @@ def test_network_of_this_package_passes_every_check(spinful: bool) -> None:
     report = verify_model(_network(layout), _graph(layout), trials=6, search=4)
     assert report.passed, report.to_text()
     applied = {c.name for c in report.checks}
-    assert {"hermiticity", "supercell", "far_fragment", "edge_permutation", "lie_derivative"} <= applied
+    assert {"hermiticity", "supercell", "far_fragment", "edge_permutation", "pole"} <= applied
+    assert {"gradient", "finite_difference", "jvp_vjp", "lie_derivative"} <= applied
     assert ("time_reversal" in applied) == spinful
 
 

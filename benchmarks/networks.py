@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from time import perf_counter, process_time
 
 import numpy as np
@@ -121,27 +122,46 @@ def inference(model: nn.Module, graph: Data) -> Callable[[], None]:
     return run
 
 
-def interleaved(functions: dict[str, Callable[[], None]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Median seconds of several functions, called in turn so that a slow moment of the machine hits all of them.
+def rounds(functions: Mapping[str, Callable[[], object]], repeats: int, device: str = "cpu") -> Rounds:
+    """Seconds of several functions, called in turn so that a slow moment of the machine hits all of them.
 
     With one thread on the CPU, processor time is taken, so that other work on a shared machine does not count.
 
     Args:
         functions: what is measured, by name; each is called once before, untimed.
-        repeats: rounds.
+        repeats: rounds; every other one runs in the reverse order.
         device: on ``"cuda"`` the queue is emptied before and after every call.
     """
     clock = process_time if device == "cpu" and torch.get_num_threads() == 1 else perf_counter
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for round_number in range(repeats + 1):
-        for name, function in functions.items():
+        for name in list(functions)[:: -1 if round_number % 2 else 1]:
             _synchronize(device)
             start = clock()
-            function()
+            functions[name]()
             _synchronize(device)
             if round_number:
                 seconds[name].append(clock() - start)
-    return {name: float(np.median(values)) for name, values in seconds.items()}
+    return Rounds(seconds)
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """Times of some functions.
+
+    Attributes:
+        seconds: of every function, one per round.
+    """
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        """Median time of a function, s."""
+        return float(np.median(self.seconds[name]))
+
+    def ratio(self, name: str, other: str) -> float:
+        """Median over the rounds of the time of one function over that of another in the same round."""
+        return float(np.median(np.array(self.seconds[name]) / np.array(self.seconds[other])))
 
 
 def _synchronize(device: str) -> None:

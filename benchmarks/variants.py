@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
-from benchmarks.networks import inference, interleaved, network, pairs_of, random_graph, random_positions, training_step
+from benchmarks.networks import inference, network, pairs_of, random_graph, random_positions, rounds, training_step
 from tracegrad.graph import cast_graph
 from tracegrad.model import DeepHE3, Induction
 
@@ -19,7 +19,7 @@ MODULES: dict[str, dict[str, Any]] = {
     "fast": {"form": "low_rank", "width": 64, "trace_width": 128},
     "paper": {"form": "packed", "width": 1024, "trace_width": 1024},
 }
-SETTINGS = {
+SETTINGS: dict[str, dict[str, Any]] = {
     "DeepHE3": {},
     "DeepHE3+Trace": {"trace": True},
     "DeepHE3+Grad": {"operator": True},
@@ -42,8 +42,8 @@ def cost_of_settings(graph: Data, repeats: int, modules: str, device: str = "cpu
         model = network(Induction(**parts, **MODULES[modules]) if parts else None).to(device)
         model.train()
         steps[setting] = training_step(model, graph)
-    seconds = interleaved(steps, repeats, device)
-    return {name: value / seconds["DeepHE3"] - 1 for name, value in seconds.items() if name != "DeepHE3"}
+    times = rounds(steps, repeats, device)
+    return {name: times.ratio(name, "DeepHE3") - 1 for name in steps if name != "DeepHE3"}
 
 
 def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, dict[str, float]]:
@@ -67,7 +67,7 @@ def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, d
     if device == "cuda":
         runs["tf32"] = lambda: _tf32(model, single)
     found = {name: _try(run) for name, run in runs.items()}
-    seconds = interleaved({name: runs[name] for name, result in found.items() if result is not None}, repeats, device)
+    times = rounds({name: runs[name] for name, result in found.items() if result is not None}, repeats, device)
     figures = {}
     for name, output in found.items():
         if output is not None:
@@ -75,7 +75,7 @@ def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, d
             figures[name] = {
                 "max_rel_error": float(error.max() / reference.abs().max()),
                 "rms_rel_error": float((error.square().mean() / reference.square().mean()).sqrt()),
-                "us_per_edge": 1e6 * seconds[name] / exact.edge_index.shape[1],
+                "us_per_edge": 1e6 * times.median(name) / exact.edge_index.shape[1],
             }
     return figures
 
@@ -84,7 +84,7 @@ def graph_building(num_edges: int, repeats: int) -> dict[str, float]:
     """Time of building a graph on one core: pairs within the cutoff, then edges, frames and cast, µs per edge."""
     positions, side = random_positions(num_edges)
     pairs = pairs_of(positions, side, num_edges)
-    seconds = interleaved(
+    times = rounds(
         {
             "neighbours": lambda: pairs_of(positions, side, num_edges),
             "graph": lambda: random_graph(num_edges, pairs=(positions, side, pairs)),
@@ -92,7 +92,7 @@ def graph_building(num_edges: int, repeats: int) -> dict[str, float]:
         repeats,
     )
     edges = len(positions) + 2 * len(pairs[0])
-    return {f"{name}_us_per_edge": 1e6 * value / edges for name, value in seconds.items()}
+    return {f"{name}_us_per_edge": 1e6 * times.median(name) / edges for name in times.seconds}
 
 
 def compiled(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
@@ -117,8 +117,8 @@ def compiled(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, Any
         with torch.inference_mode():
             program(graph)
 
-    seconds = interleaved({"eager": inference(model, graph), "compiled": run}, repeats, device)
-    return {"compile_s": seconds_to_compile, "ratio": seconds["eager"] / seconds["compiled"]}
+    times = rounds({"eager": inference(model, graph), "compiled": run}, repeats, device)
+    return {"compile_s": seconds_to_compile, "ratio": times.ratio("eager", "compiled")}
 
 
 def _at(graph: Data, dtype: torch.dtype, device: str) -> Data:

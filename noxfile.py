@@ -73,9 +73,9 @@ def package(session: nox.Session) -> None:
 
 @nox.session
 def verify(session: nox.Session) -> None:
-    """Gate the model: every check on the four settings, and the kill matrix (posargs: python -m verify's)."""
+    """Gate the model: theorems, every setting on every set of orbitals, kill matrix (posargs: python -m verify's)."""
     install(session)
-    session.run("python", "-m", "verify", *session.posargs)
+    session.run("python", "-m", "verify", *session.posargs, env=single_threaded())
 
 
 @nox.session

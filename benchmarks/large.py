@@ -23,7 +23,9 @@ import numpy as np
 import torch
 
 from benchmarks.environment import environment
-from tracegrad.atomic import atomic_write
+from benchmarks.networks import exponent
+from benchmarks.page import machine, write_table
+from benchmarks.speed import print_rows, write_json
 from tracegrad.config import load_config
 from tracegrad.data import load_dataset, read_deeph
 from tracegrad.data.dft.geometry import Twist, make_structure
@@ -96,11 +98,6 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Slope of the logarithm of the time over that of the size, by least squares."""
-    return float(np.polyfit(np.log(np.asarray(sizes)), np.log(np.asarray(seconds)), 1)[0])
-
-
 def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     """Rows ``(what, measured, target)`` of the printed table."""
     rows = []
@@ -141,16 +138,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 task = pool.submit(measure, checkpoint, num_atoms, options.chunk_edges, options.form, compare)
                 structures.append(task.result())
             print(json.dumps(structures[-1]), file=sys.stderr, flush=True)
-    record: dict[str, Any] = {"environment": {**environment(), "threads": 1}, "structures": structures}
+    record: dict[str, Any] = {
+        "environment": {**environment(), "threads": 1},
+        "clock": "processor time",
+        "structures": structures,
+    }
     if len(structures) > 1:
         sizes, seconds = ([s[key] for s in structures] for key in ("num_atoms", "processor_s"))
         record["exponent"] = exponent(sizes, seconds)
-    width = max(len(row[0]) for row in rows_of(record))
-    for what, measured, target in rows_of(record):
-        print(f"{what:<{width}}  {measured:>16}  {target}")
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.out / "large.json") as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print_rows(rows_of(record))
+    write_json(options.out / "large.json", record)
+    write_table(options.out / "large.md", machine(record), rows_of(record))
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter, process_time
 
@@ -213,3 +213,17 @@ def launches(function: Callable[[], None]) -> int:
         and event.name not in VIEWS
         and not any(child.name.startswith("aten::") and child.name not in VIEWS for child in event.cpu_children)
     )
+
+
+def exponent(sizes: Sequence[float], seconds: Sequence[float], start: float = 0.0) -> float:
+    """Slope of the logarithm of the time over that of the size, by least squares.
+
+    Args:
+        sizes: ascending.
+        seconds: at every size.
+        start: sizes below are left out, unless fewer than two remain.
+    """
+    chosen = [(n, t) for n, t in zip(sizes, seconds, strict=True) if n >= start]
+    chosen = chosen if len(chosen) > 1 else list(zip(sizes, seconds, strict=True))
+    logs = np.log(np.array(chosen))
+    return float(np.polyfit(logs[:, 0], logs[:, 1], 1)[0])

@@ -21,6 +21,7 @@ from benchmarks.environment import environment
 from benchmarks.networks import (
     BASELINE,
     TARGETS,
+    exponent,
     inference,
     network,
     pairs_of,
@@ -81,18 +82,8 @@ def measure(sizes: Sequence[int], repeats: int) -> dict[str, Any]:
             curves[name]["num_edges"].append(size)
             curves[name]["seconds"].append(times.median(name))
     for curve in curves.values():
-        curve["exponent"] = exponent(curve["num_edges"], curve["seconds"])
+        curve["exponent"] = exponent(curve["num_edges"], curve["seconds"], FIT_FROM)
     return curves
-
-
-def exponent(sizes: Sequence[float], seconds: Sequence[float]) -> float:
-    """Slope of the logarithm of the time over that of the size from ``FIT_FROM`` on, by least squares."""
-    chosen = [(n, t) for n, t in zip(sizes, seconds, strict=True) if n >= FIT_FROM]
-    if len(chosen) < 2:
-        chosen = list(zip(sizes, seconds, strict=True))
-    if len(chosen) < 2:
-        return float("nan")
-    return float(np.polyfit(*np.log(np.array(chosen).T), 1)[0])
 
 
 def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:

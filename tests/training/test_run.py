@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -299,3 +300,32 @@ def test_two_processes_train_one_network(tiny: Tiny, data_file: Path, tmp_path: 
     losses = [float(line.split(",")[6]) for line in lines if line.split(",")[6]]
     assert len(losses) == 4
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_a_run_resumes_bit_for_bit_with_every_optimiser(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    config = tiny(training={"optimizer": optimizer, "checkpoint_seconds": 0.0})
+    whole = train(config, tmp_path / "whole", quiet=True, dataset=dataset)
+    with monkeypatch.context() as patch:
+        kill_after(patch, 7)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "killed", quiet=True, dataset=dataset)
+    resumed = train(config, tmp_path / "killed", resume=True, quiet=True, dataset=dataset)
+    assert differing(whole, resumed) == []
+    other = train(
+        tiny(training={"optimizer": optimizer, "learning_rate": 0.02}), tmp_path / "other", quiet=True, dataset=dataset
+    )
+    assert differing(whole, other) != []  # control
+
+
+def test_the_checkpoint_knows_the_longest_pair_that_was_trained_on(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path
+) -> None:
+    _, _, content = load_checkpoint(train(tiny(), tmp_path / "run", quiet=True, dataset=dataset))
+    blocks = [(s, s.hamiltonian) for s in dataset.train if s.hamiltonian is not None]
+    lengths = [np.linalg.norm(s.edge_vectors(hamiltonian), axis=1).max() for s, hamiltonian in blocks]
+    longest = max(lengths)
+    assert longest < content["data"].cutoff < longest * (1 + 1e-5)
+    assert min(lengths) < longest  # control: not just any structure

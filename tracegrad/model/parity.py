@@ -20,18 +20,20 @@ from tracegrad.model.deephe3_description import DeepHE3Description, description_
 from tracegrad.model.deephe3_weights import deephe3_channels, node_output
 from tracegrad.model.e3nn_backend import E3nnDeepHE3
 from tracegrad.so3 import irreps_to_block, to_convention
+from tracegrad.so3.frames import FrameBlocks
 
 TOLERANCE = 1e-10  # relative, float64
 INPUTS = ("in/numbers", "in/positions", "in/cell", "in/edge_index", "in/cell_shift")
 OUTPUTS = ("out/node", "out/edge_irreps", "out/H_openmx")
 
 
-def compare_case(path: str | Path, backend: str = "fast") -> dict[str, Any]:
+def compare_case(path: str | Path, backend: str = "fast", device: torch.device | str = "cpu") -> dict[str, Any]:
     """Run the network of a case and compare its three outputs.
 
     Args:
         path: file of the form of ``reference/deephe3/*.npz``.
         backend: ``"fast"`` or ``"e3nn"``.
+        device: where the network runs.
 
     Returns:
         ``case``, ``dtype``, and ``max_abs`` and ``max_rel`` (of the largest reference value) for ``node``,
@@ -49,8 +51,11 @@ def compare_case(path: str | Path, backend: str = "fast") -> dict[str, Any]:
         raise DataError(f"{path}: expected weights under state/, found none")
     model = description.network(state)
     graph, order = graph_of_case(arrays, model.targets, path)
+    network = E3nnDeepHE3(model.to(device)) if backend == "e3nn" else model.to(device)
     with torch.no_grad():
-        found = _outputs(E3nnDeepHE3(model) if backend == "e3nn" else model, graph, state, description)
+        node_feats = [block.cpu() for block in network.encode(graph.to(device))[0]]
+        irreps = network(graph)["edge_irreps"].cpu()
+        found = _outputs(model.cpu(), node_feats, irreps, state, description)
     maxima = {}
     for output, key in zip(("node", "edge_irreps", "H"), OUTPUTS, strict=True):
         reference = _tensor(arrays[key])
@@ -91,11 +96,13 @@ def blocks_in_openmx_order(irreps: Tensor, targets: TargetLayout) -> Tensor:
 
 
 def _outputs(
-    model: DeepHE3, graph: Data, state: dict[str, Tensor], description: DeepHE3Description
+    model: DeepHE3,
+    node_feats: FrameBlocks,
+    irreps: Tensor,
+    state: dict[str, Tensor],
+    description: DeepHE3Description,
 ) -> dict[str, Tensor]:
     """Outputs in the order and normalisation of DeepH-E3, edges in the order of our graph."""
-    node_feats, _, _ = model.encode(graph)
-    irreps = model(graph)["edge_irreps"]
     targets, slices = model.targets, model.targets.irreps.slices()
     scaled = [irreps[:, slices[c]] / targets.component_scale[c] for c in deephe3_channels(targets).tolist()]
     return {

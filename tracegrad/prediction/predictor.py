@@ -300,9 +300,11 @@ def predict_like(structure: Structure, checkpoint: str | Path | Predictor) -> tu
 
 
 def training_cutoff(model: nn.Module, data: DataSummary) -> float | None:
-    """Longest pair of the training data in Å: of the bundled manifest, or as fitted by the output transform."""
+    """Longest pair of the training data in Å: of the bundled manifest, the checkpoint, or the output transform."""
     if data.source == "bundled" and data.key in DATABASES:
         return max(float(manifest["r_cut"]) for manifest in DATABASES[data.key].manifests)
+    if data.cutoff is not None:
+        return data.cutoff
     output: Any = getattr(model, "output", None)
     if output is not None and (output.reference or output.scaling):
         return float(output.bounds[1]) * (1 + 1e-6)  # the buffer may have been rounded to float32

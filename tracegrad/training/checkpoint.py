@@ -38,6 +38,7 @@ class DataSummary:
         orbitals: atomic number -> angular momenta of the shells.
         spinful: whether Hamiltonians have spin blocks.
         split_sha256: hash of the split.
+        cutoff: longest pair of the training structures, Å; None where nothing was trained here.
     """
 
     key: str
@@ -45,12 +46,13 @@ class DataSummary:
     orbitals: Orbitals
     spinful: bool
     split_sha256: str
+    cutoff: float | None = None
 
     @classmethod
-    def of(cls, dataset: Any) -> DataSummary:
-        """Summary of a ``tracegrad.data.Dataset``."""
+    def of(cls, dataset: Any, cutoff: float | None = None) -> DataSummary:
+        """Summary of a ``tracegrad.data.Dataset``; the cutoff is that of its graphs, Å."""
         orbitals = {int(z): tuple(int(l) for l in shells) for z, shells in dataset.orbitals.items()}
-        return cls(dataset.key, str(dataset.source), orbitals, bool(dataset.spinful), dataset.split_sha256)
+        return cls(dataset.key, str(dataset.source), orbitals, bool(dataset.spinful), dataset.split_sha256, cutoff)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -61,8 +63,14 @@ class DataSummary:
     def from_dict(cls, record: Mapping[str, Any]) -> DataSummary:
         """Inverse of ``to_dict``."""
         orbitals = {int(z): tuple(int(l) for l in shells) for z, shells in record["orbitals"].items()}
+        names = (str(record["key"]), str(record["source"]))
+        cutoff = record.get("cutoff")
         return cls(
-            str(record["key"]), str(record["source"]), orbitals, bool(record["spinful"]), str(record["split_sha256"])
+            *names,
+            orbitals,
+            bool(record["spinful"]),
+            str(record["split_sha256"]),
+            None if cutoff is None else float(cutoff),
         )
 
 

@@ -45,6 +45,11 @@ def build_graphs(
     return graphs
 
 
+def longest_pair(graphs: Sequence[Data]) -> float:
+    """Length of the longest edge in Å, rounded up past the precision of float32."""
+    return max(float(graph.edge_vectors.norm(dim=1).max()) for graph in graphs) * (1 + 1e-6)
+
+
 def label_residual(graphs: Sequence[Data], output: OutputTransform) -> None:
     """Make the trace labels T those of H minus the two-centre reference, in place.
 

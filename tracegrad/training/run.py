@@ -21,7 +21,7 @@ from tracegrad.graph import TargetLayout
 from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
-from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual
+from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual, longest_pair
 from tracegrad.training.device import choose_device, device_name, git_commit, process_rank
 from tracegrad.training.folder import FINAL_FILE, open_run_folder
 from tracegrad.training.guard import TrainingError, WeightAverage
@@ -173,7 +173,8 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
         supervisor.average.load_state_dict(best.average)
     if process_rank() == 0:
         with supervisor.average.applied():
-            save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data), info)
+            cutoff = longest_pair(run.module.batches.graphs)
+            save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data, cutoff), info)
     return folder / FINAL_FILE
 
 

@@ -65,7 +65,7 @@ def save(figure: Figure, folder: Path, stem: str) -> dict[str, Path]:
 
 
 def error_per_irrep(report: Report) -> Figure | None:
-    """Error and tolerance of every output block, one row per block, one mark per check.
+    """Error and tolerance of every output block, one row per block, one mark per check: its largest error there.
 
     Args:
         report: the report.
@@ -73,23 +73,32 @@ def error_per_irrep(report: Report) -> Figure | None:
     Returns:
         Figure, or None when no check has blocks.
     """
-    groups: dict[str, list[tuple[str, BlockError]]] = {}
+    groups: dict[str, dict[str, BlockError]] = {}
     for check in report.checks:
         for block in check.blocks:
-            if not block.zero:
-                groups.setdefault(f"{block.output} {block.irrep}", []).append((check.name.split(": ")[-1], block))
+            marks = groups.setdefault(f"{block.output} {block.irrep}", {})
+            name = check.name.split(": ")[-1]
+            if not block.zero and (name not in marks or block.ratio > marks[name].ratio):
+                marks[name] = block
+    groups = {label: marks for label, marks in groups.items() if marks}
     if not groups:
         return None
-    names = sorted({name for rows in groups.values() for name, _ in rows})
+    names = sorted({name for marks in groups.values() for name in marks})
     figure = _figure(8, 1.6 + 0.32 * len(groups))
     axes = figure.add_subplot()
     for index, name in enumerate(names):
-        points = [(_drawn(b.error), y) for y, rows in enumerate(groups.values()) for n, b in rows if n == name]
+        points = [(_drawn(marks[name].error), y) for y, marks in enumerate(groups.values()) if name in marks]
         axes.scatter(
             [x for x, _ in points], [y for _, y in points], s=26, marker="osD^vPX*"[index % 8], label=name, zorder=3
         )
-    for y, rows in enumerate(groups.values()):
-        axes.plot([min(_drawn(b.tolerance) for _, b in rows)] * 2, [y - 0.4, y + 0.4], color="#b8423c", lw=2, zorder=2)
+    for y, marks in enumerate(groups.values()):
+        axes.plot(
+            [min(_drawn(block.tolerance) for block in marks.values())] * 2,
+            [y - 0.4, y + 0.4],
+            color="#b8423c",
+            lw=2,
+            zorder=2,
+        )
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     _log_axis(axes, "relative error; red: smallest tolerance of the block")

@@ -31,6 +31,7 @@ class WeightMap:
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self._entries: list[tuple[Tensor, Tensor, Tensor]] = []
         self._tables: tuple[_Gather, _Gather] | None = None
+        self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def add(self, number: int, position: Tensor, weight: Tensor, coefficient: float) -> None:
         """Add ``coefficient * w[weight]`` at positions of a matrix, flat indices of equal shape."""
@@ -39,7 +40,20 @@ class WeightMap:
         self._entries.append((position.flatten() + start, weight.flatten(), values))
 
     def __call__(self, weight: Tensor) -> list[Tensor]:
-        """The matrices."""
+        """The matrices. Without gradients those of the last call are given again as long as the weights are equal.
+
+        The weights are compared number by number with a copy: that costs a tenth of making the matrices, and no way of
+        writing to a parameter goes unseen.
+        """
+        if torch.is_grad_enabled():
+            return self._matrices(weight)
+        if self._last is None or not _same(self._last[0], weight):
+            with torch.inference_mode(False), torch.no_grad():
+                copy = weight.detach().clone()
+                self._last = copy, self._matrices(copy)
+        return list(self._last[1])
+
+    def _matrices(self, weight: Tensor) -> list[Tensor]:
         if self._tables is None:
             self._tables = self._build()
         flat: Tensor = _GatherSum.apply(weight, *self._tables)
@@ -55,6 +69,11 @@ class WeightMap:
         position, weight, value = (torch.cat(parts) for parts in zip(*(self._entries or [empty]), strict=True))
         with torch.inference_mode(False):
             return _Gather.of(position, weight, value, total), _Gather.of(weight, position, value, self.num_weights)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors agree in dtype, device and every number; a NaN agrees with nothing."""
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 @dataclass(frozen=True)

@@ -87,16 +87,11 @@ def reproduce(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure the fast core against the e3nn backend (posargs: python -m benchmarks.speed's)."""
+    """Print the ratios of the core to the e3nn backend and its scaling (posargs: python -m benchmarks.speed's)."""
     install(session)
-    session.run("python", "-m", "benchmarks.speed", *session.posargs)
-
-
-@nox.session
-def fuzz(session: nox.Session) -> None:
-    """Fuzz the loaders, guided by coverage (posargs: all --seconds 60, or a target)."""
-    install(session, "fuzz")
-    session.run("python", "tests/fuzz/guided.py", *(session.posargs or ["all"]), env=single_threaded())
+    out = ("--out", "reports/performance")
+    session.run("python", "-m", "benchmarks.speed", *out, *session.posargs, env=single_threaded())
+    session.run("python", "-m", "benchmarks.scaling", *out, env=single_threaded())
 
 
 @nox.session

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -89,8 +90,10 @@ def reproduce(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Print the ratios of the core to the e3nn backend and its scaling (posargs: python -m benchmarks.speed's)."""
     install(session)
-    out = ("--out", "reports/performance")
+    out = ("--out", "reports/performance", "--images", "docs/images")
     session.run("python", "-m", "benchmarks.speed", *out, *session.posargs, env=single_threaded())
+    several = ("--threads", str(os.cpu_count() or 1), "--edges", "1500", "--repeats", "3", "--modules", "fast")
+    session.run("python", "-m", "benchmarks.speed", *several, *out, env=single_threaded())
     session.run("python", "-m", "benchmarks.scaling", *out, env=single_threaded())
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed import print_rows, record_of, rows_of, write_json
+from benchmarks.variants import MODULES
 from tracegrad.config import load_config
 from tracegrad.errors import TracegradError
 from tracegrad.evaluation import run_and_record
@@ -88,10 +89,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cases = parity(options.cases, options.device)
         edges, repeats = (QUICK_EDGES, 1) if options.quick else (EDGES, options.repeats)
+        modules = ["fast"] if options.quick else list(MODULES)
         record = {
             "device": device_name(torch.device(options.device)),
             "parity": cases,
-            "speed": record_of(edges, repeats, options.device, quick=options.quick),
+            "speed": record_of(edges, repeats, options.device, modules=modules, quick=options.quick),
             "training": short_training(options.device, options.quick),
         }
     except TracegradError as error:

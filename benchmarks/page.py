@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +12,31 @@ from matplotlib.figure import Figure
 
 from tracegrad.atomic import atomic_write
 
-FAST, E3NN, TARGET = "#0072B2", "#E69F00", "#D55E00"  # Okabe and Ito's palette
+FAST, TARGET = "#0072B2", "#D55E00"  # Okabe and Ito's palette
 RATIOS = {
     "step_ratio": "training step, e3nn / core",
     "inference_ratio": "inference, e3nn / core",
     "saved_memory_ratio": "memory kept for backward, e3nn / core",
 }
-RATIO_TARGETS = {"step_ratio": 10.0, "inference_ratio": 13.0, "saved_memory_ratio": 5.0}
 
 
-def write_speed(folder: Path, stem: str, record: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]) -> None:
+def write_speed(
+    folder: Path,
+    stem: str,
+    record: Mapping[str, Any],
+    rows: Sequence[tuple[str, str, str]],
+    images: Path,
+    targets: Mapping[str, Callable[[int], tuple[str, float]]],
+) -> None:
     """Write ``<stem>.md`` and ``<stem>.png``/``.svg``.
 
     Args:
-        folder: where they go; it is made.
+        folder: of the table; it is made.
         stem: of the file names.
         record: of ``benchmarks.speed``.
         rows: its table.
+        images: folder of the plot; it is made.
+        targets: sign and target of every ratio by the number of edges.
     """
     write_table(folder / f"{stem}.md", machine(record), rows)
     figure = Figure(figsize=(9, 3.2), layout="constrained")
@@ -36,15 +44,17 @@ def write_speed(folder: Path, stem: str, record: Mapping[str, Any], rows: Sequen
     labels = [f"{figures['num_edges']:,}" for figures in record["edges"].values()]
     for axis, (key, title) in zip(axes, RATIOS.items(), strict=True):
         axis.bar(labels, [figures[key] for figures in record["edges"].values()], color=FAST)
-        axis.axhline(RATIO_TARGETS[key], color=TARGET, linestyle="--", label="target")
+        limits = [targets[key](int(edges))[1] for edges in record["edges"]]
+        axis.plot(labels, limits, color=TARGET, linestyle="", marker="_", markersize=40, label="target")
         axis.set_title(title, fontsize="small")
         axis.set_xlabel("directed edges")
-        axis.legend(fontsize="small")
-    save(figure, folder, stem)
+        axis.set_ylim(top=1.25 * max(*limits, *(figures[key] for figures in record["edges"].values())))
+        axis.legend(fontsize="small", loc="upper left", markerscale=0.3)
+    save(figure, images, stem)
 
 
-def write_scaling(folder: Path, record: Mapping[str, Any], rows: Sequence[tuple[str, str, str]]) -> None:
-    """Write ``scaling.md`` and the log-log plot ``scaling.png``/``.svg``."""
+def write_scaling(folder: Path, record: Mapping[str, Any], rows: Sequence[tuple[str, str, str]], images: Path) -> None:
+    """Write ``scaling.md`` and the log-log plot ``scaling.png``/``.svg``, as :func:`write_speed`."""
     write_table(folder / "scaling.md", machine(record), rows)
     figure = Figure(figsize=(5.5, 4), layout="constrained")
     axis: Axes = figure.subplots()
@@ -55,7 +65,7 @@ def write_scaling(folder: Path, record: Mapping[str, Any], rows: Sequence[tuple[
     axis.set_ylabel("seconds")
     axis.grid(True, which="major", alpha=0.3)
     axis.legend(fontsize="small")
-    save(figure, folder, "scaling")
+    save(figure, images, "scaling")
 
 
 def write_table(path: Path, caption: str, rows: Sequence[tuple[str, str, str]]) -> None:
@@ -80,6 +90,7 @@ def machine(record: Mapping[str, Any]) -> str:
 
 def save(figure: Figure, folder: Path, stem: str) -> None:
     """Write a figure as PNG and SVG; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
     for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         with (
             atomic_write(folder / f"{stem}.{suffix}") as temporary,

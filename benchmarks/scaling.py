@@ -103,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--edges", type=int, nargs="+", default=SIZES, help="directed edges (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="rounds up to 10,000 edges (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/performance"), metavar="DIR")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="write plots here (default: --out)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     record = {
@@ -112,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     }
     print_rows(rows_of(record))
     write_json(options.out / "scaling.json", record)
-    write_scaling(options.out, record, rows_of(record))
+    write_scaling(options.out, record, rows_of(record), options.images or options.out)
     return 0
 
 

@@ -137,7 +137,13 @@ def authors_operator(repeats: int, device: str = "cpu", edges: int = AUTHORS_EDG
 
 
 def record_of(
-    edges: Sequence[int], repeats: int, device: str = "cpu", *, with_compile: bool = False, quick: bool = False
+    edges: Sequence[int],
+    repeats: int,
+    device: str = "cpu",
+    *,
+    modules: Sequence[str] = tuple(MODULES),
+    with_compile: bool = False,
+    quick: bool = False,
 ) -> dict[str, Any]:
     """All figures of a machine.
 
@@ -145,8 +151,9 @@ def record_of(
         edges: sizes.
         repeats: rounds of timing.
         device: where the networks run.
+        modules: keys of ``MODULES`` at which the settings are compared.
         with_compile: measure ``torch.compile`` too, which takes minutes.
-        quick: leave out the modules at the widths of the paper, and most edges of the operator's comparison.
+        quick: few edges in the comparison of the operator.
     """
     threads = torch.get_num_threads()
     variants = random_graph(min(VARIANT_EDGES, max(edges))).to(device)
@@ -157,8 +164,7 @@ def record_of(
         "edges": {str(number): measure(number, repeats, device) for number in edges},
         "authors_operator": authors_operator(repeats, device, QUICK_EDGES if quick else AUTHORS_EDGES),
         "settings": {
-            name: cost_of_settings(variants, repeats if name == "fast" else few, name, device)
-            for name in (["fast"] if quick else MODULES)
+            name: cost_of_settings(variants, repeats if name == "fast" else few, name, device) for name in modules
         },
         "precisions": precisions(min(VARIANT_EDGES, max(edges)), repeats, device),
     }
@@ -198,10 +204,9 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
     for name, figures in record["precisions"].items():
         text = f"{figures['max_rel_error']:.1e}, {figures['us_per_edge']:.0f}"
         rows.append((f"{name}: error against float64, µs/edge of inference", text, ""))
-    if "compile" in record:
-        result = record["compile"]
+    for name, result in record.get("compile", {}).items():
         text = f"{result['ratio']:.2f}" if "ratio" in result else "skipped"
-        rows.append(("torch.compile of inference: time before / after", text, result.get("skipped", "")))
+        rows.append((f"torch.compile of the {name}: time before / after", text, result.get("skipped", "")))
     return rows
 
 
@@ -237,16 +242,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (default: %(default)s)")
+    parser.add_argument("--modules", nargs="+", choices=list(MODULES), default=list(MODULES), help="of the settings")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (minutes)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write speed.json, speed.md and plots here")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="write plots here (default: --out)")
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    record = record_of(options.edges, options.repeats, with_compile=options.compile)
+    record = record_of(options.edges, options.repeats, modules=options.modules, with_compile=options.compile)
     print_rows(rows_of(record))
     if options.out:
         stem = "speed" if options.threads == 1 else f"speed_threads{options.threads}"
         write_json(options.out / f"{stem}.json", record)
-        write_speed(options.out, stem, record, rows_of(record))
+        write_speed(options.out, stem, record, rows_of(record), options.images or options.out, TARGETS)
     return 0
 
 

@@ -7,12 +7,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
-from benchmarks.networks import inference, network, pairs_of, random_graph, random_positions, rounds, training_step
+from benchmarks.networks import network, pairs_of, random_graph, random_positions, rounds, training_step
 from tracegrad.graph import cast_graph
-from tracegrad.model import DeepHE3, Induction
+from tracegrad.model import DeepHE3, GradientInduction, Induction
+from tracegrad.model.update import NodeUpdate
 
 # The encoding modules of the recipe `fast` and of the paper: rank and widths of operator and trace decoder.
 MODULES: dict[str, dict[str, Any]] = {
@@ -95,30 +96,44 @@ def graph_building(num_edges: int, repeats: int) -> dict[str, float]:
     return {f"{name}_us_per_edge": 1e6 * times.median(name) / edges for name in times.seconds}
 
 
-def compiled(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, Any]:
-    """``torch.compile`` of the whole network at inference: seconds to compile, and the time before over that after.
+def compiled(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, dict[str, Any]]:
+    """``torch.compile`` of the parts with many element-wise operations, at inference.
 
     Returns:
-        ``ratio`` and ``compile_s``, or ``skipped`` with the reason.
+        By part: ``compile_s``, and ``ratio``, the time before over that after; or ``skipped`` with the reason.
     """
+    model = network(Induction(operator=True, **MODULES["fast"])).to(device).eval()
+    update, induction = model.node_updates[1], model.inductions[0]
+    assert isinstance(update, NodeUpdate)
+    assert isinstance(induction, GradientInduction)
+    parts: dict[str, tuple[nn.Module, int]] = {
+        "radial network": (update.conv.fc, model.sizes.num_radial),
+        "invariant head": (induction.head, MODULES["fast"]["width"]),
+    }
     if device == "cpu" and shutil.which("g++") is None and shutil.which("clang++") is None:
-        return {"skipped": "no C++ compiler"}
-    graph, model = _at(random_graph(num_edges), torch.float32, device), network().to(device).eval()
-    program = torch.compile(model.in_frame)
+        return {name: {"skipped": "no C++ compiler"} for name in parts}
+    found = {}
+    for name, (part, width) in parts.items():
+        rows = torch.randn(num_edges, width, device=device)
+        found[name] = _compiled_part(part, rows, repeats, device)
+    return found
+
+
+def _compiled_part(part: nn.Module, rows: Tensor, repeats: int, device: str) -> dict[str, Any]:
+    program = torch.compile(part)
+
+    def run(module: Any) -> None:
+        with torch.inference_mode():
+            module(rows)
+
     started = perf_counter()
     try:
-        with torch.inference_mode():
-            program(graph)
+        run(program)
     except COMPILE_ERRORS as error:
         return {"skipped": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
-    seconds_to_compile = perf_counter() - started
-
-    def run() -> None:
-        with torch.inference_mode():
-            program(graph)
-
-    times = rounds({"eager": inference(model, graph), "compiled": run}, repeats, device)
-    return {"compile_s": seconds_to_compile, "ratio": times.ratio("eager", "compiled")}
+    seconds = perf_counter() - started
+    times = rounds({"eager": lambda: run(part), "compiled": lambda: run(program)}, 10 * repeats, device)
+    return {"compile_s": seconds, "ratio": times.ratio("eager", "compiled")}
 
 
 def _at(graph: Data, dtype: torch.dtype, device: str) -> Data:

@@ -82,7 +82,7 @@ def test_gpu_command_runs_on_the_processor_and_names_what_is_missed(
     printed = capsys.readouterr().out
     assert "parity with the public code: spinful_bismuth" in printed
     rows = speed.rows_of(record["speed"])
-    write_speed(tmp_path / "page", "speed", record["speed"], rows)
+    write_speed(tmp_path / "page", "speed", record["speed"], rows, tmp_path / "page", speed.TARGETS)
     assert {path.name for path in (tmp_path / "page").iterdir()} == {"speed.md", "speed.png", "speed.svg"}
     table = (tmp_path / "page" / "speed.md").read_text()
     assert record["speed"]["environment"]["cpu"] in table

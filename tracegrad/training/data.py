@@ -95,7 +95,8 @@ class BatchOrder:
     """Which structures make up every step: a function of the seed and the step alone.
 
     No random state is carried along, so a resumed run meets the same batches, and so does every setting of a table.
-    Each epoch is a fresh permutation; its last batch may be smaller.
+    Each epoch is a fresh permutation; its last batch may be smaller. Where it has fewer structures than there are
+    processes, those without one repeat its first, which then counts more than once.
 
     Args:
         num_graphs: size of the training set.

@@ -101,9 +101,9 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
         start_from(training.start_from, model, DataSummary.of(data))
     else:
         model.calibrate(graphs)  # type: ignore[operator]
+    model.to(dtype=dtype, device=device)
     if config.model.trace_of_residual:
         label_residual(graphs, next(part for part in model.modules() if isinstance(part, OutputTransform)))
-    model.to(dtype=dtype, device=device)
     order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices * training.nodes)
     steps = order.steps_per_epoch
     supervisor = Supervisor(

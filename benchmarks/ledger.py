@@ -1,8 +1,8 @@
 """The output folder of a sweep: whose it is, what is finished, and the records that the reports read.
 
-OUT/sweep.json         conditions, runs, environment, failures
-OUT/work/<run>/        one folder per run: log.txt, and what ``tracegrad train`` leaves (run.json, final.ckpt, ...)
-OUT/runs/<run>.json    the record of each finished run
+sweep.json   conditions, runs, environment, failures
+work         a folder per run: log.txt, and what ``tracegrad train`` leaves (run.json, final.ckpt, ...)
+runs         the record of each finished run, <run>.json
 """
 
 from __future__ import annotations

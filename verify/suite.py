@@ -6,12 +6,10 @@ cores.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -25,6 +23,7 @@ from .mutants.outcome import KillMatrix, Outcome
 from .result import BlockError, CheckResult, Report, Verdict
 from .selfcheck import self_check
 from .settings import APPROXIMATE, CASES, check_approximate, check_depth, check_setting
+from .workers import in_order
 
 LMAX = 12
 PARTS = ("method", "settings", "mutants")
@@ -97,16 +96,6 @@ def _worst_per_irrep(blocks: Sequence[BlockError]) -> list[BlockError]:
     return list(worst_of.values())
 
 
-def _results(work: Sequence[Task], workers: int) -> Iterator[list[CheckResult] | Outcome]:
-    """Results in the order of the tasks."""
-    if workers <= 1 or len(work) < 2:
-        yield from map(run_task, work)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(run_task, work)
-
-
 def _to_terminal(line: str) -> None:
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
@@ -161,7 +150,7 @@ def run_suite(
     count = min(4, len(os.sched_getaffinity(0))) if workers is None else workers
     checks: list[CheckResult] = []
     outcomes: list[Outcome] = []
-    for task, result in zip(work, _results(work, count), strict=True):
+    for task, result in zip(work, in_order(run_task, work, count), strict=True):
         if isinstance(result, Outcome):
             outcomes.append(result)
             say(result.line())

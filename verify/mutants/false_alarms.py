@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import torch
 
 from tracegrad.errors import VerificationError
 
 from ..trial_statistics import breaking_measure_bound
+from ..workers import in_order
 from .catalogue import CONTROLS
 from .matrix import run_entry
 
@@ -91,7 +88,7 @@ def count_false_alarms(
     wanted = [(keys[index % len(keys)], seed + index // len(keys)) for index in range(runs)]
     done = _read(record) if record is not None else {}
     missing = [pair for pair in wanted if pair not in done]
-    for run in _made(missing, workers):
+    for run in in_order(control_run, missing, workers):
         done[run.key, run.seed] = run
         if record is not None:
             with record.open("a", encoding="utf-8") as lines:
@@ -119,16 +116,6 @@ def _read(record: Path) -> dict[tuple[str, int], ControlRun]:
             raise VerificationError(f"{record}, line {number}: expected one run of this command per line") from error
         found[run.key, run.seed] = run
     return found
-
-
-def _made(pairs: Sequence[tuple[str, int]], workers: int) -> Iterator[ControlRun]:
-    """Runs in order, in this process or in several."""
-    if workers <= 1 or len(pairs) < 2:
-        yield from map(control_run, pairs)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(control_run, pairs)
 
 
 def control_run(pair: tuple[str, int]) -> ControlRun:

@@ -44,9 +44,9 @@ class InvariantHead(nn.Module):
 
 def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """``(x - mean) / std`` over the last axis and ``1 / std``."""
-    variance, mean = torch.var_mean(x, dim=-1, correction=0, keepdim=True)
-    rstd = torch.rsqrt(variance + eps)
-    return (x - mean) * rstd, rstd
+    centred = x - x.mean(-1, keepdim=True)
+    rstd = torch.rsqrt(centred.square().mean(-1, keepdim=True) + eps)
+    return centred * rstd, rstd
 
 
 def _normalise_vjp(cotangent: Tensor, normed: Tensor, rstd: Tensor) -> Tensor:

@@ -12,15 +12,17 @@ unnatural parity the reflection carries one more sign, so the even row is ``-m``
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 import torch
 from e3nn.o3 import Irreps
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracegrad.so3.rotations import wigner_D, wigner_D_from_angles
 
 FrameBlocks = list[Tensor]
+BLAS_PRODUCT = 400  # multiplications of a small product from which on PyTorch gives a batch of them to BLAS
 
 
 def is_natural(l: int, p: int) -> bool:
@@ -171,7 +173,7 @@ class FrameLayout:
         rotated = []
         for field, (_, l, natural) in zip(fields, self.groups, strict=True):
             D = frames.matrix(l, natural)
-            rotated.append(field if l == 0 else (D.transpose(1, 2) if inverse else D) @ field)
+            rotated.append(field if l == 0 else _batched_product(D.transpose(1, 2) if inverse else D, field))
         return rotated
 
     def to_frame(self, vector: Tensor, wigner: list[Tensor]) -> Tensor:
@@ -208,6 +210,19 @@ class EdgeFrames:
         if l not in self._unnatural:
             self._unnatural[l] = unnatural_wigner(self.wigner[l])
         return self._unnatural[l]
+
+
+def _batched_product(matrices: Tensor, fields: Tensor) -> Tensor:
+    """``matrices @ fields``, ``(E, a, a) @ (E, a, mul)``.
+
+    Below 400 multiplications per edge, PyTorch leaves its BLAS for a loop that is three times slower. Products that
+    come close get rows of zeros.
+    """
+    size, mul = fields.shape[1:]
+    rows = math.ceil(BLAS_PRODUCT / (size * mul))
+    if not size < rows <= 2 * size:
+        return matrices @ fields
+    return (nn.functional.pad(matrices, (0, 0, 0, rows - size)) @ fields)[:, :size]
 
 
 def edge_angles(edge_vectors: Tensor) -> tuple[Tensor, Tensor]:

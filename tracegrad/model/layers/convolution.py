@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from tracegrad.model.layers.channels import scale_channels
 from tracegrad.model.layers.constant import Constant
 from tracegrad.model.layers.linear import EquivariantLinear, group_slices
+from tracegrad.model.layers.row_products import Term, sum_of_products
 from tracegrad.model.layers.weight_map import WeightMap
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
 
@@ -81,7 +82,7 @@ class _Matrices:
     Attributes:
         edge: per ``m``: ``(K_m, 2 N_m)``, columns for pairs and then for self-loops.
         node: per ``m``: ``(2, K_m, 2 N_m)`` for ``x_i`` and ``x_j``, channels with ``l >= max(m, 1)``.
-        scalars: ``(K, 3 N_0)`` for the scalars of the nodes: as centre, as neighbour, on self-loops.
+        scalars: ``(K, 3 N_0)`` for the scalars of the nodes: as centre, as neighbour, half of that of self-loops.
     """
 
     edge: list[Tensor]
@@ -139,7 +140,7 @@ class TensorProductWeights(nn.Module):
             place, number = u * 3 * width + w, self.num_edge + self.num_node
             self.map.add(number, place + path.source * width, index, norm * path.pole_coefficient(0))
             if path.loop_coefficient:
-                self.map.add(number, place + 2 * width, index, norm * path.loop_coefficient)
+                self.map.add(number, place + 2 * width, index, norm * path.loop_coefficient / 2)
             return
         layout = self.layout_edge if path.source == 2 else self.layout_node
         for m in range(min(path.l1, path.l3) + 1):
@@ -239,18 +240,21 @@ class EdgeConvolution(nn.Module):
         """
         num_nodes, num_edges = len(nodes.scalars), len(edge_feats[0])
         matrices = self.tp.matrices()
-        sums = [_RowSums(num_nodes * (1 if m == 0 else 2)) for m in range(self.layout_gate.lmax + 1)]
-        _add_edges(sums, edge_feats, matrices.edge, edge_linear)
-        _add_scalars(sums[0], nodes, matrices.scalars, node_linear)
-        _add_nodes(sums, nodes.blocks, matrices.node, self.tp.interleaved, node_linear)
-        joined = [
-            rows.joined(edge_feats[0], num_edges * (1 if m == 0 else 2), self.layout_gate.widths[m]).view(
-                num_edges, 1 if m == 0 else 2, -1
-            )
-            for m, rows in enumerate(sums)
-        ]
+        of_edges, bias = _edge_terms(edge_feats, matrices.edge, edge_linear)
+        of_nodes = _node_terms(nodes.blocks, matrices.node, self.tp.interleaved, node_linear)
+        summed = []
+        for m, width in enumerate(self.layout_gate.widths):
+            size = 1 if m == 0 else 2
+            terms = [*of_edges[m : m + 1], *of_nodes[m : m + 1]]
+            if m == 0:
+                total = sum_of_products(terms, num_nodes, _scalar_sums(nodes, matrices.scalars, node_linear, bias))
+            elif terms:
+                total = sum_of_products(terms, num_nodes * size)
+            else:
+                total = edge_feats[0].new_zeros(num_edges * size, width)
+            summed.append(total.view(num_edges, size, width))
         radial = self.fc(radial_basis) * self.moments.like(radial_basis)
-        return self._gate(joined, torch.cat([radial[:1].expand(num_nodes, -1), radial[1:], radial[1:]]))
+        return self._gate(summed, torch.cat([radial[:1].expand(num_nodes, -1), radial[1:], radial[1:]]))
 
     def _gate(self, blocks: FrameBlocks, factor: Tensor) -> FrameBlocks:
         """Scalars through SiLU or tanh, the rest times the sigmoid of its gate; all times the radial factor."""
@@ -271,72 +275,51 @@ class EdgeConvolution(nn.Module):
         return self.num_even + self.num_odd
 
 
-class _RowSums:
-    """A sum of matrix products over the rows of one block: self-loops first, which have matrices of their own.
-
-    Args:
-        num_loops: rows of the self-loops.
-    """
-
-    def __init__(self, num_loops: int) -> None:
-        self.num_loops = num_loops
-        self.loops: Tensor | None = None
-        self.pairs: Tensor | None = None
-
-    def add(self, rows: Tensor, matrix: Tensor, bias: Tensor | None = None) -> None:
-        """Add ``rows @ matrix``; the first half of the columns serves pairs, the second half self-loops."""
-        on_site, off_site = rows.split([self.num_loops, len(rows) - self.num_loops])
-        for_pairs, for_loops = matrix.chunk(2, dim=1)
-        bias_pairs, bias_loops = (None, None) if bias is None else bias.chunk(2)
-        self.pairs = _addmm(bias_pairs if self.pairs is None else self.pairs, off_site, for_pairs)
-        self.loops = _addmm(bias_loops if self.loops is None else self.loops, on_site, for_loops)
-
-    def joined(self, like: Tensor, num_rows: int, width: int) -> Tensor:
-        """All rows, ``(num_rows, width)``; zero where nothing was added."""
-        if self.pairs is None or self.loops is None:
-            return like.new_zeros(num_rows, width)
-        return torch.cat([self.loops, self.pairs])
+def _edge_terms(
+    blocks: FrameBlocks, matrices: list[Tensor], linear: EquivariantLinear | None
+) -> tuple[list[Term], Tensor | None]:
+    """Contribution of ``e_ij`` to every block, and the bias ``(2 N_0,)`` that its linear map brings."""
+    if linear is None:
+        return [(block.flatten(0, 1), matrix) for block, matrix in zip(blocks, matrices, strict=False)], None
+    before = linear.matrices()
+    terms = [(blocks[m].flatten(0, 1), before[m] @ matrix) for m, matrix in enumerate(matrices)]
+    return terms, None if linear.bias is None else linear.bias @ matrices[0][: linear.num_biases]
 
 
-def _add_edges(
-    sums: list[_RowSums], blocks: FrameBlocks, matrices: list[Tensor], linear: EquivariantLinear | None
-) -> None:
-    """Contribution of ``e_ij``."""
+def _node_terms(
+    blocks: FrameBlocks, matrices: list[Tensor], order: list[Constant], linear: EquivariantLinear | None
+) -> list[Term]:
+    """Contribution of the channels of ``x_i`` and ``x_j`` that are no scalars."""
     before = None if linear is None else linear.matrices()
-    for m, matrix in enumerate(matrices):
-        folded = matrix if before is None else before[m] @ matrix
-        bias = None if m or linear is None or linear.bias is None else linear.bias @ matrix[: linear.num_biases]
-        sums[m].add(blocks[m].flatten(0, 1), folded, bias)
-
-
-def _add_scalars(total: _RowSums, nodes: NodeMessages, matrix: Tensor, linear: EquivariantLinear | None) -> None:
-    """Contribution of the scalars of ``x_i`` and ``x_j``, mixed on the nodes before the edges gather them."""
-    bias = None
-    if linear is not None:
-        bias = None if linear.bias is None else linear.bias @ matrix[: linear.num_biases]
-        matrix = linear.matrices()[0][: len(matrix), : len(matrix)] @ matrix
-    mixed = _addmm(bias, nodes.scalars, matrix)
-    as_centre, as_neighbour, on_site = mixed.chunk(3, dim=1)
-    centre, neighbour = nodes.centre[len(mixed) :], nodes.neighbour[len(mixed) :]
-    pairs = as_centre.contiguous().index_select(0, centre) + as_neighbour.contiguous().index_select(0, neighbour)
-    total.pairs = pairs if total.pairs is None else total.pairs + pairs
-    total.loops = on_site if total.loops is None else total.loops + on_site
-
-
-def _add_nodes(
-    sums: list[_RowSums],
-    blocks: FrameBlocks,
-    matrices: list[Tensor],
-    order: list[Constant],
-    linear: EquivariantLinear | None,
-) -> None:
-    """Contribution of the other channels of ``x_i`` and ``x_j``."""
-    before = None if linear is None else linear.matrices()
+    terms = []
     for m, matrix in enumerate(matrices):
         if before is not None:
             skipped = before[m].shape[0] - matrix.shape[1]  # the scalars, at m = 0
             matrix = before[m][skipped:, skipped:] @ matrix
-        sums[m].add(blocks[m].flatten(0, 1), matrix.flatten(0, 1).index_select(0, order[m].like(matrix)))
+        terms.append((blocks[m].flatten(0, 1), matrix.flatten(0, 1).index_select(0, order[m].like(matrix))))
+    return terms
+
+
+def _scalar_sums(
+    nodes: NodeMessages, matrix: Tensor, linear: EquivariantLinear | None, edge_bias: Tensor | None
+) -> Tensor:
+    """Contribution of the scalars of ``x_i`` and ``x_j``, mixed on the nodes before the edges gather them, and biases.
+
+    Self-loops gather the row that is meant for them twice, so it holds half of their sum.
+    """
+    width = matrix.shape[1] // 3
+    bias = matrix.new_zeros(3 * width)
+    if edge_bias is not None:
+        for_pairs, for_loops = edge_bias.split(width)
+        bias = torch.cat([for_pairs, bias[:width], for_loops / 2])
+    if linear is not None:
+        bias = bias if linear.bias is None else bias + linear.bias @ matrix[: linear.num_biases]
+        matrix = linear.matrices()[0][: len(matrix), : len(matrix)] @ matrix
+    rows = torch.addmm(bias, nodes.scalars, matrix).view(-1, width)  # of every node: as centre, as neighbour, on site
+    loops, pairs = 3 * nodes.centre[: len(nodes.scalars)] + 2, slice(len(nodes.scalars), None)
+    centre = torch.cat([loops, 3 * nodes.centre[pairs]])
+    neighbour = torch.cat([loops, 3 * nodes.neighbour[pairs] + 1])
+    return rows.index_select(0, centre) + rows.index_select(0, neighbour)
 
 
 def _interleaved(layout: FrameLayout, m: int) -> Tensor:
@@ -345,10 +328,6 @@ def _interleaved(layout: FrameLayout, m: int) -> Tensor:
     rows = [rows for rows, (l, _) in group_slices(layout) if l >= max(m, 1)]
     parts = [torch.arange(s.start - first, s.stop - first) + source * count for s in rows for source in (0, 1)]
     return torch.cat(parts)
-
-
-def _addmm(total: Tensor | None, rows: Tensor, matrix: Tensor) -> Tensor:
-    return rows @ matrix if total is None else torch.addmm(total, rows, matrix)
 
 
 def _second_moment_factor(function: Callable[[Tensor], Tensor]) -> float:

@@ -119,7 +119,7 @@ def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides
         ("hermitian=1", "model.hermitian: expected bool, found int"),
         ("loggers=tensorboard", "training.loggers: expected list, found str"),
         ("loggers=[tensorbord]", "Did you mean 'tensorboard'"),
-        ("weight_decay=0.1", "needs training.optimizer 'adamw'"),
+        ("weight_decay=0.1 optimizer=adam", "needs training.optimizer 'adamw' or 'soap'"),
         ("max_steps=0", "no budget"),
         ("setting=HarmoSE hermitian=false", "needs model.hermitian true"),
         ("epochs=[", "cannot read the value"),

@@ -23,7 +23,7 @@ from tracegrad.model.e3nn_backend import E3nnDeepHE3
 CUTOFF = 4.2
 TARGETS = TargetLayout({6: (0, 1), 14: (0, 1, 1)}, spinful=False)
 OPERATOR = Induction(operator=True, trace=True, form="low_rank", width=6, gain=0.7, trace_width=5)
-THREE_BLOCKS = NetworkSizes("6x0e+4x1o+3x2e+2x3o", 5, 3, 3, 4.0, 8, "none", 7.0)
+THREE_BLOCKS = NetworkSizes("6x0e+4x1o+3x2e+2x3o", 5, 3, 3, 4.0, 8, "none", 7.0, 2)
 
 
 def structure_of(targets: TargetLayout, num_atoms: int = 9) -> Structure:

@@ -181,3 +181,21 @@ def test_four_settings(operator: bool, trace: bool, layout: Maker, graph: Maker,
     assert model.has_invariants == (operator or trace)
     base = network(targets)
     assert len(list(model.parameters())) >= len(list(base.parameters()))
+
+
+def test_messages_fade_out_before_the_cutoff(layout: Maker, graph: Maker, network: Maker) -> None:
+    targets = layout("MG")
+    structure = graph(targets)
+    distances = structure.edge_vectors.norm(dim=1)
+    r_max = float(distances.max())
+    model = network(targets, sizes=replace(SIZES, envelope=2, r_max=r_max))
+    weights = model.message_weights(structure)
+    assert torch.allclose(weights[distances == 0], weights.new_ones(()))
+    assert weights[distances.argmax()] == 0
+    order = torch.argsort(distances)
+    assert (weights[order].diff() <= 1e-15).all()
+    plain = network(targets, sizes=replace(SIZES, r_max=r_max))
+    assert plain.message_weights(structure) is None  # DeepH-E3
+    plain.load_state_dict(model.state_dict())
+    faded, full = model(structure)["edge_irreps"], plain(structure)["edge_irreps"]
+    assert not torch.allclose(faded, full, rtol=0, atol=1e-3 * float(full.detach().abs().max()))

@@ -31,6 +31,7 @@ CASES = {
         True,
         True,
     ),
+    "MG envelope": ("MG", replace(TINY, envelope=2), LOW_RANK, True, True),
     "BB published": ("BB", GRAPH_NORM, None, False, False),
     "BT time reversal": ("BT", TINY, PACKED, True, True),
     "BS mean of neighbours": (

@@ -122,6 +122,22 @@ def test_every_weight_of_the_network_but_biases_and_gains_is_in_a_matrix() -> No
     assert total == sum(p.numel() for p in shapes if shapes[p])
 
 
+def test_decay_shrinks_matrices_and_spares_vectors() -> None:
+    generator = torch.Generator().manual_seed(9)
+    start = torch.randn(4, 3, generator=generator, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
+    found = []
+    for decay in (0.0, 0.5):
+        matrix, vector = (nn.Parameter(value.clone()) for value in start)
+        optimizer = SOAP({matrix: [(4, 3)], vector: []}, 0.1, weight_decay=decay)
+        (matrix.square().sum() + vector.square().sum()).backward()
+        optimizer.step()
+        found.append((matrix.detach(), vector.detach()))
+    (plain, plain_vector), (decayed, decayed_vector) = found
+    assert torch.equal(plain, start[0])  # the first step only measures
+    assert torch.allclose(decayed, 0.95 * plain, rtol=1e-15)
+    assert torch.equal(decayed_vector, plain_vector)
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="expected matrices with 12 weights"):
         SOAP({nn.Parameter(torch.zeros(12)): [(3, 3)]}, lr=0.1)

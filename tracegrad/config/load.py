@@ -87,9 +87,9 @@ def check_config(config: Config, where: str = "configuration") -> None:
     unknown = sorted(set(training.loggers) - set(LOGGERS))
     if unknown:
         raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
-    if training.weight_decay and training.optimizer != "adamw":
+    if training.weight_decay and training.optimizer == "adam":
         raise ConfigError(
-            f"{where}: training.weight_decay needs training.optimizer 'adamw', found {training.optimizer!r}"
+            f"{where}: training.weight_decay needs training.optimizer 'adamw' or 'soap', found {training.optimizer!r}"
         )
     if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
         raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")

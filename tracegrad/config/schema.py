@@ -63,6 +63,9 @@ class ModelConfig:
     num_neighbors: float = option(
         1.0, "The sum of messages into a node is divided by the root of this; the paper has the plain sum, 1.", low=1.0
     )
+    envelope: int = option(
+        0, "Power p of the factor (1 - (r/r_max)^2)^p of messages into a node; the paper has none, 0.", low=0
+    )
     backend: str = option("fast", "Layers in the edge frame, or e3nn's (slow, same numbers).", choices=("fast", "e3nn"))
     operator: str = option(
         "packed",
@@ -96,7 +99,7 @@ class TrainingConfig:
         choices=("adam", "adamw", "soap"),
     )
     learning_rate: float = option(0.003, "Rate of the optimiser after the warm-up.", low=0.0)
-    weight_decay: float = option(0.0, "Decoupled weight decay (AdamW only).", low=0.0)
+    weight_decay: float = option(0.0, "Decoupled weight decay (AdamW, and the matrices with SOAP).", low=0.0)
     schedule: str = option(
         "slippery_slope",
         "Rate over the run: decays at fixed epochs, decays on a plateau of the validation loss, cosine, one cycle.",

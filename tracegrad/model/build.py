@@ -36,6 +36,7 @@ class NetworkConfig(Protocol):
     r_max: float
     num_radial: int
     norm: str
+    envelope: int
     backend: str
     operator: str
     operator_width: int
@@ -74,6 +75,7 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         num_radial=config.num_radial,
         norm=config.norm,
         num_neighbors=num_neighbors,
+        envelope=config.envelope,
     )
     induction = Induction(
         operator=operator,

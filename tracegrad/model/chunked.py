@@ -104,8 +104,8 @@ def _node_levels(network: DeepHE3, chunks: PairChunks, count: _Count) -> list[Fr
         sums: list[Tensor] | None = None
         for chunk in chunks:
             state = _chunk_state(network, chunk, levels, k)
-            loops = chunk.owns_loop.to(state.basis)
-            parts = update.collect(state.gathered, state.edge_feats, state.basis, state.frames, loops)
+            weights = _owned(network, chunk, state.basis)
+            parts = update.collect(state.gathered, state.edge_feats, state.basis, state.frames, weights)
             if sums is None:
                 sums = [part.new_zeros(len(chunks.species), *part.shape[1:]) for part in parts]
             for total, part in zip(sums, parts, strict=True):
@@ -114,6 +114,13 @@ def _node_levels(network: DeepHE3, chunks: PairChunks, count: _Count) -> list[Fr
         assert sums is not None
         levels.append(update.apply_sums(levels[k], sums, chunks.species, batch, 1))
     return levels
+
+
+def _owned(network: DeepHE3, chunk: PairChunk, like: Tensor) -> Tensor:
+    """Factor of every message of a chunk, zero for the self-loops that another chunk has."""
+    weights = network.message_weights(chunk.graph)
+    weights = like.new_ones(chunk.graph.edge_index.shape[1]) if weights is None else weights
+    return torch.cat([weights[: chunk.graph.num_nodes] * chunk.owns_loop, weights[chunk.graph.num_nodes :]])
 
 
 @dataclass(frozen=True)

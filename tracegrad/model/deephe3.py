@@ -36,6 +36,7 @@ class NetworkSizes:
         num_radial: Gaussians.
         norm: ``"graph"`` (DeepH-E3) or ``"none"``.
         num_neighbors: see :class:`tracegrad.model.update.UpdateConfig`.
+        envelope: power of the factor that messages into a node have, see :meth:`DeepHE3.message_weights`; 0 for none.
     """
 
     hidden_irreps: str = "64x0e+32x1o+16x2e+8x3o+8x4e+4x5o"
@@ -46,6 +47,7 @@ class NetworkSizes:
     num_radial: int = 128
     norm: str = "graph"
     num_neighbors: float = 1.0
+    envelope: int = 0
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,11 @@ class DeepHE3(nn.Module):
         """Node features (global frame), edge features (edge frames), and the invariants ``z`` of every block."""
         basis, edge_feats = self.embed_edges(graph)
         node_feats, frames = self.embed_nodes(graph.species, basis), EdgeFrames(graph.wigner)
+        weights = self.message_weights(graph)
         gathered = gather_nodes(node_feats, self.layouts_node[0], graph, frames)
         invariants: list[Tensor] = []
         for k in range(self.sizes.num_blocks):
-            node_feats = self.node_updates[k](node_feats, gathered, edge_feats, basis, graph, frames)
+            node_feats = self.node_updates[k](node_feats, gathered, edge_feats, basis, graph, frames, weights)
             gathered = gather_nodes(node_feats, self.layouts_node[k + 1], graph, frames)
             edge_feats = self.edge_updates[k](gathered, edge_feats, basis, graph, frames)
             if self.has_invariants:
@@ -170,6 +173,19 @@ class DeepHE3(nn.Module):
         initial = self.distance_expansion(distances)
         edge_feats = torch.cat([initial[:1].expand(graph.num_nodes, -1), initial[1:], initial[1:]])
         return self.basis(distances), [edge_feats[:, None, :]]
+
+    def message_weights(self, graph: Data) -> Tensor | None:
+        r"""Factor of the message of every edge into its node, ``(E,)``, or None where it is 1 as in DeepH-E3.
+
+        .. math:: w(r) = (1 - r^2 / r_\mathrm{max}^2)^p
+
+        so that an atom that leaves the cutoff leaves smoothly, and near atoms count most.
+        """
+        if not self.sizes.envelope:
+            return None
+        squares = graph.edge_vectors.square().sum(1) / self.sizes.r_max**2
+        weights: Tensor = (1 - squares).clamp(min=0) ** self.sizes.envelope
+        return weights
 
     def induce(self, k: int, edge_feats: FrameBlocks, invariants: list[Tensor]) -> FrameBlocks:
         """``o = f + gain * v`` with the operator, ``f`` without; ``z`` is kept for the trace decoder (Eq. 9)."""

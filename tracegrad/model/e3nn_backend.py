@@ -71,10 +71,11 @@ class E3nnDeepHE3(DeepHE3):
         one_hot = nn.functional.one_hot(graph.species, self.targets.num_species).to(basis)
         pair_one_hot = nn.functional.one_hot(graph.edge_type, self.targets.num_species**2).to(basis)
         batch = graph.batch[graph.edge_index[0]]
+        weights = self.message_weights(graph)
         nodes, edges = layers.embedding(one_hot, self.embedding.weight), self.distance_expansion(distances)
         invariants: list[Tensor] = []
         for k in range(self.sizes.num_blocks):
-            nodes = layers.node_updates[k](nodes, edges, harmonics, basis, one_hot, graph.batch, graph)
+            nodes = layers.node_updates[k](nodes, edges, harmonics, basis, one_hot, graph.batch, graph, weights)
             edges = layers.edge_updates[k](nodes, edges, harmonics, basis, pair_one_hot, batch, graph)
             if self.has_invariants:
                 z, v = layers.inductions[k](edges, self.inductions[k], self.induction.operator, self.training)
@@ -152,6 +153,7 @@ class _E3nnUpdate(nn.Module):
         types: Tensor,
         batch: Tensor,
         graph: Data,
+        weights: Tensor | None = None,
     ) -> Tensor:
         (update,) = self.source
         centre, neighbour = graph.edge_index
@@ -161,6 +163,7 @@ class _E3nnUpdate(nn.Module):
         messages = self.conv(torch.cat([x[centre], x[neighbour], e], dim=1), harmonics, basis, update.conv)
         if self.on_nodes:
             scale = update.config.num_neighbors**-0.5
+            messages = messages if weights is None else messages * weights[:, None]
             messages = messages.new_zeros(len(nodes), messages.shape[1]).index_add(0, centre, messages) * scale
         new = self.lin_post(messages, update.lin_post.weight, update.lin_post.bias)
         new = new + (

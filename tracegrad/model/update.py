@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -106,7 +105,9 @@ class Update(nn.Module):
 class NodeUpdate(Update):
     r"""New node features from the messages of all edges that enter a node.
 
-    .. math:: x_i' = x_i + \mathrm{norm}\Big(L \sum_j m_{ij} + \mathrm{sc}(x_i)\Big)
+    .. math:: x_i' = x_i + \mathrm{norm}\Big(L \sum_j w_{ij} m_{ij} + \mathrm{sc}(x_i)\Big)
+
+    with ``w = 1`` in DeepH-E3.
     """
 
     def __init__(
@@ -122,9 +123,10 @@ class NodeUpdate(Update):
         basis: Tensor,
         graph: Data,
         frames: EdgeFrames,
+        weights: Tensor | None = None,
     ) -> FrameBlocks:
         """Updated node features, blocks ``(N, 1 or 2, K_m)`` in the global frame."""
-        sums = self.collect(gathered, edge_feats, basis, frames)
+        sums = self.collect(gathered, edge_feats, basis, frames, weights)
         return self.apply_sums(node_feats, sums, graph.species, graph.batch, len(graph.cell))
 
     def collect(
@@ -133,7 +135,7 @@ class NodeUpdate(Update):
         edge_feats: FrameBlocks,
         basis: Tensor,
         frames: EdgeFrames,
-        loop_weight: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> list[Tensor]:
         """Sum of the messages that enter every node, fields ``(N, 2l+1, mul)`` in the global frame.
 
@@ -142,13 +144,12 @@ class NodeUpdate(Update):
             edge_feats: features of the edges.
             basis: radial basis at 0 and of every pair.
             frames: frames of the edges.
-            loop_weight: ``(N,)`` factor of the messages of the self-loops, by default 1.
+            weights: ``(E,)`` factor of every message, by default 1.
         """
         messages = self.conv(gathered, edge_feats, basis, node_linear=self.lin_pre)
         num_nodes = len(gathered.scalars)
-        if loop_weight is not None:
-            factor = loop_weight[:, None, None]
-            messages = [torch.cat([block[:num_nodes] * factor, block[num_nodes:]]) for block in messages]
+        if weights is not None:
+            messages = [block * weights[:, None, None] for block in messages]
         return to_nodes(messages, self.layout_out, frames, gathered.centre, num_nodes)
 
     def apply_sums(

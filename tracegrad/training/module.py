@@ -67,7 +67,7 @@ class TrainingModule(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam as in the paper or AdamW, one fused kernel per step, or SOAP."""
         if self.config.optimizer == "soap":
-            return SOAP(weight_matrices(self.model), self.config.learning_rate)
+            return SOAP(weight_matrices(self.model), self.config.learning_rate, self.config.weight_decay)
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         settings: dict[str, Any] = {"lr": self.config.learning_rate, "betas": (0.9, 0.999), "fused": True}
         if self.config.optimizer == "adamw":

@@ -54,11 +54,13 @@ class SOAP(torch.optim.Optimizer):
     that neither the scale of the loss nor rounding in directions without a gradient matters. Every so many steps one
     step of power iteration and a QR decomposition update the eigenvectors. Every element of a vector (biases, gains)
     is a matrix of its own: Adam. Matrices of one shape are handled as one batch; the first step only measures.
+    With a decay ``d``, matrices shrink by ``1 - rate d`` before every step, as in AdamW; vectors do not.
     Vyas et al., SOAP, arXiv:2409.11321, Algorithm 3.
 
     Args:
         shapes: trained parameters and the shapes of the matrices they hold (:func:`weight_matrices`).
         lr: rate.
+        weight_decay: decay of the matrices.
         betas: decays of the mean ``M``, and of ``V``, ``L`` and ``R``.
         eps: part of the root mean square of ``sqrt(V)`` that is added to ``sqrt(V)``.
         precondition_every: steps between two updates of the eigenvectors.
@@ -68,12 +70,14 @@ class SOAP(torch.optim.Optimizer):
         self,
         shapes: dict[nn.Parameter, list[tuple[int, int]]],
         lr: float,
+        weight_decay: float = 0.0,
         betas: tuple[float, float] = (0.95, 0.95),
         eps: float = 1e-4,
         precondition_every: int = 10,
     ) -> None:
         super().__init__(list(shapes), {"lr": lr})
         self.betas, self.eps, self.precondition_every = betas, eps, precondition_every
+        self.decays = [weight_decay if matrices else 0.0 for matrices in shapes.values()]
         self.buckets = _buckets(shapes)
 
     @torch.no_grad()
@@ -99,7 +103,10 @@ class SOAP(torch.optim.Optimizer):
             index = bucket.index.to(gradient.device)
             values = state.setdefault(bucket.name, {})
             update[index] = self._direction(gradient[index], bucket.sides, values, state["step"])
-        for parameter, part in zip(parameters, update.split([p.numel() for p in parameters]), strict=True):
+        parts = update.split([p.numel() for p in parameters])
+        for parameter, part, decay in zip(parameters, parts, self.decays, strict=True):
+            if decay:
+                parameter.mul_(1 - rate * decay)
             parameter.add_(part.view_as(parameter), alpha=-rate)
         return loss
 

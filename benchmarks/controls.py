@@ -1,6 +1,6 @@
-"""Fair controls beyond the paper: the baseline with the time, and with the weights, that TraceGrad had.
+"""Rows beyond the paper: the baseline with the time, and with the weights, that TraceGrad had, and no network at all.
 
-Both are planned from finished runs of the same database and seed, so they come after the grid itself.
+They are planned from finished runs of the same database and seed, so they come after the grid itself.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ from tracegrad.config import load_config
 from tracegrad.errors import ConfigError, did_you_mean
 
 BASELINE, FULL = "DeepHE3", "DeepHE3+TraceGrad"
-LABELS = {"equal-time": f"{BASELINE} (equal time)", "parameter-matched": f"{BASELINE} (parameter matched)"}
+LABELS = {
+    "equal-time": f"{BASELINE} (equal time)",
+    "parameter-matched": f"{BASELINE} (parameter matched)",
+    "two-centre": "two-centre reference",
+}
+NO_NETWORK = ("model.reference=true", "model.reference_only=true", "training.epochs=0", "training.max_steps=1")
 
 # Lengths that belong to a schedule in steps or epochs: they stretch together, so that the schedule keeps its shape.
 LENGTHS = ("epochs", "max_steps", "start", "interval", "patience", "cooldown", "warmup_steps")
@@ -42,8 +47,10 @@ def plan_controls(
 ) -> list[Run]:
     """Plan the controls of every database and seed that has both the baseline and TraceGrad.
 
+    The two-centre reference depends on no seed; it is fitted once per database.
+
     Args:
-        names: ``"equal-time"``, ``"parameter-matched"``.
+        names: ``"equal-time"``, ``"parameter-matched"``, ``"two-centre"``.
         records: finished runs of the grid.
         conditions: what all runs share.
         count: number of weights of a run's network (default: build it).
@@ -57,6 +64,8 @@ def plan_controls(
         if label != BASELINE or (dataset, seed, FULL) not in found:
             continue
         baseline, full = found[dataset, seed, BASELINE], found[dataset, seed, FULL]
+        if "two-centre" in names and seed == FIRST_SEED:
+            runs.append(Run(dataset, BASELINE, seed, LABELS["two-centre"], NO_NETWORK))
         if "equal-time" in names:
             overrides = equal_time(baseline["config"]["training"], full["train_seconds"] / baseline["train_seconds"])
             runs.append(Run(dataset, BASELINE, seed, LABELS["equal-time"], overrides))

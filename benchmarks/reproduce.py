@@ -58,7 +58,7 @@ def make_parser() -> argparse.ArgumentParser:
     add("--source", default=None, help="bundled, published, or a path (default: bundled; published with that preset)")
     add("--preset", default="bundled", help=f"{', '.join(PRESETS)} (default: bundled)")
     add("--seeds", type=int, default=1, help="number of repeats (default: 1)")
-    add("--controls", default="", help="equal-time, parameter-matched: extra rows trained after the grid")
+    add("--controls", default="", help="equal-time, parameter-matched, two-centre: extra rows after the grid")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     add("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="change every run")
     add("--out", type=Path, default=ROOT / "reports" / "out", help="output folder (default: reports/out)")

@@ -143,6 +143,7 @@ def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> Non
         ("datasets: 1", "datasets: expected a mapping"),
         ("datasets: &a {MG: {datasets: *a}}", "endless nesting"),
         ("training: {epochs: 1}\nmodel: {trace_of_residual: true}\nrecipe: paper", "needs model.reference true"),
+        ("training: {epochs: 1}\nmodel: {reference_only: true}\nrecipe: paper", "needs model.reference true"),
         ("3: 4", "unknown key '3'"),
     ],
 )

@@ -127,6 +127,16 @@ def test_controls_follow_from_finished_runs(conditions: Conditions) -> None:
     assert {equal.name, matched.name} == {"MG_DeepHE3-equal-time_42", "MG_DeepHE3-parameter-matched_42"}
 
 
+def test_the_reference_without_a_network_is_planned_once_per_database(conditions: Conditions) -> None:
+    pairs = [(seed, setting) for seed in (42, 43) for setting in ("DeepHE3", "DeepHE3+TraceGrad")]
+    records = [finished("MG", setting, 10.0, 100, seed=seed) for seed, setting in pairs]
+    (run,) = plan_controls(["two-centre"], records, conditions)
+    assert (run.label, run.name) == ("two-centre reference", "MG_two-centre-reference_42")
+    config = load_config(preset="bundled", dataset="MG", setting=run.setting, overrides=run.overrides)
+    assert config.model.reference_only
+    assert config.training.max_steps == 1
+
+
 def test_the_environment_is_plain_data_with_what_numbers_depend_on() -> None:
     found = environment()
     assert json.loads(json.dumps(found)) == found

@@ -110,6 +110,18 @@ def test_two_centre_data_are_reproduced(spinful: bool, network: Maker) -> None:
     assert np.abs(other.values - exact.values).max() > 10 * worst
 
 
+def test_reference_alone_is_what_a_network_of_zeros_gives(network: Maker) -> None:
+    targets = TargetLayout(ORBITALS, False)
+    zero, graph = zero_network(network, targets), build_graph(structure_of(1), targets)
+    alone = network(targets)
+    alone.output = OutputTransform(targets, reference=True, scaling=True, reference_only=True).double()
+    for model in (zero, alone):
+        model.calibrate([graph])
+    assert torch.equal(alone.in_frame(graph)["frame"], zero.in_frame(graph)["frame"])
+    alone.output.reference_only = False
+    assert not torch.allclose(alone.in_frame(graph)["frame"], zero.in_frame(graph)["frame"])
+
+
 def test_reference_is_exact_on_the_training_distances(network: Maker) -> None:
     targets = TargetLayout(ORBITALS, False)
     model = zero_network(network, targets)

@@ -93,8 +93,9 @@ def check_config(config: Config, where: str = "configuration") -> None:
         )
     if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
         raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
-    if config.model.trace_of_residual and not config.model.reference:
-        raise ConfigError(f"{where}: model.trace_of_residual needs model.reference true, found false")
+    for name in ("trace_of_residual", "reference_only"):
+        if getattr(config.model, name) and not config.model.reference:
+            raise ConfigError(f"{where}: model.{name} needs model.reference true, found false")
 
 
 def check_budget(config: Config, where: str = "configuration") -> None:

@@ -80,6 +80,7 @@ class ModelConfig:
     hermitian: bool = option(True, "Symmetrise the decoded blocks over (i, j, R) and (j, i, -R).")
     time_reversal: bool = option(True, "Spinful data: predict only the components that time reversal allows.")
     reference: bool = option(False, "Let the network learn H minus the two-centre reference of the training set.")
+    reference_only: bool = option(False, "Predict the two-centre reference alone: how far two-centre physics gets.")
     scaling: str = option(
         "none", "Output scale per irrep channel, from the training targets.", choices=("none", "channel")
     )

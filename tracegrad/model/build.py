@@ -46,6 +46,7 @@ class NetworkConfig(Protocol):
     hermitian: bool
     time_reversal: bool
     reference: bool
+    reference_only: bool
     scaling: str
     harmose_width: int
     harmose_blocks: int
@@ -86,7 +87,7 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         gain_learned=config.operator_gain_learned,
         trace_width=config.trace_width,
     )
-    output = OutputTransform(targets, config.reference, config.scaling == "channel")
+    output = OutputTransform(targets, config.reference, config.scaling == "channel", config.reference_only)
     network = DeepHE3(targets, sizes, induction, config.hermitian, output)
     if config.backend == "e3nn":
         network = E3nnDeepHE3(network)

@@ -33,6 +33,7 @@ class OutputTransform(nn.Module):
         targets: what is predicted.
         reference: add the two-centre reference.
         scaling: multiply every irrep by its residual's root mean square, a smooth function of the distance.
+        reference_only: leave the network's part out.
     """
 
     bounds: Tensor
@@ -41,9 +42,12 @@ class OutputTransform(nn.Module):
     loop_scale: Tensor
     pair_shapes: Tensor
 
-    def __init__(self, targets: TargetLayout, reference: bool = False, scaling: bool = False) -> None:
+    def __init__(
+        self, targets: TargetLayout, reference: bool = False, scaling: bool = False, reference_only: bool = False
+    ) -> None:
         super().__init__()
         self.targets, self.reference, self.scaling = targets, reference, scaling
+        self.reference_only = reference_only
         frame, species = targets.frame, targets.num_species
         self.num_pole = frame.num_channels
         natural = torch.tensor([0.0 if odd else 1.0 for _, odd, _ in frame.channels], dtype=torch.float64)
@@ -58,6 +62,8 @@ class OutputTransform(nn.Module):
 
     def forward(self, flat: Tensor, graph: Data) -> Tensor:
         """Frame vectors in eV, ``(rows, D)``, from the outputs of the network."""
+        if self.reference_only:
+            flat = flat * 0
         if self.scaling:
             flat = flat * self.scales(graph, len(flat)).to(flat)[:, self.component_channel.like(flat)]
         if self.reference:

@@ -11,7 +11,7 @@ import torch
 
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.neighbors import neighbor_pairs
-from tracegrad.graph import TargetLayout, build_graph
+from tracegrad.graph import TargetLayout, build_graph, graph_from_pairs
 from tracegrad.model import predict_blocks
 from tracegrad.model.output import OutputTransform
 from tracegrad.so3 import random_rotation, wigner_D, wigner_D_irreps
@@ -160,6 +160,28 @@ def test_reference_is_covariant_and_hermitian(spinful: bool, graph: Maker, netwo
         for parameter in both.decoder.parameters():
             parameter.zero_()
     assert predict_blocks(both, graph(targets)).hermiticity_defect() < 1e-8
+
+
+@pytest.mark.parametrize("spinful", [False, True])
+def test_naming_a_pair_from_its_other_end_changes_nothing(spinful: bool, network: Maker) -> None:
+    targets = TargetLayout(ORBITALS, spinful)
+    structure = structure_of(1, spinful, noise=0.3)
+    model, graph = network(targets), build_graph(structure, targets)
+    model.output = OutputTransform(targets, reference=True, scaling=True).double()
+    model.calibrate([graph])
+    pairs, shift = graph.edge_index[:, graph.num_nodes :][:, : graph.num_pairs], graph.cell_shift[graph.num_nodes :]
+    place = torch.from_numpy(structure.numbers), graph.positions, graph.cell[0]
+    flipped = graph_from_pairs(*place, pairs.flip(0), -shift[: graph.num_pairs], targets)
+
+    def difference() -> float:
+        plain, other = model(graph)["edge_irreps"], model(flipped)["edge_irreps"]
+        return float((plain - other[graph.reverse_edge]).detach().abs().max())
+
+    assert difference() < 1e-12
+    partner = targets.frame_partner[0][: targets.frame.num_channels]
+    channel = int((partner != torch.arange(len(partner))).nonzero()[0])
+    model.output.pair_shapes[:, 0, channel] += 0.01  # control: the scale of one channel without its partner's
+    assert difference() > 1e-6
 
 
 def test_fit_sees_the_training_graphs_only(network: Maker) -> None:

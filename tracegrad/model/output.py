@@ -115,6 +115,18 @@ class OutputTransform(nn.Module):
                 self.pair_splines[pair_type] = coefficients.to(self.pair_splines)
             residual = self._residual(target, splines @ coefficients)
             self.pair_shapes[pair_type] = self._fit_shapes(r, residual).to(self.pair_shapes)
+        self._symmetrise()
+
+    def _symmetrise(self) -> None:
+        """Make the fits of both names of a pair, ``(i, j)`` and ``(j, i)``, each other's partner to the last digit.
+
+        The bins of :meth:`_fit_shapes` may part the two directions of a pair, which have the same distance.
+        """
+        species, device = self.targets.num_species, self.pair_shapes.device
+        reverse = torch.arange(species**2, device=device).view(species, species).T.flatten()
+        index, sign = (part[: self.num_pole].to(device) for part in self.targets.frame_partner)
+        for fitted, signs in ((self.pair_shapes, torch.ones_like(sign)), (self.pair_splines, sign)):
+            fitted.copy_(0.5 * (fitted + fitted[reverse][:, :, index] * signs.to(fitted)))
 
     def _residual(self, target: Tensor, pole: Tensor) -> Tensor:
         """Target minus the reference, where there is one."""

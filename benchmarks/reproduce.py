@@ -133,9 +133,11 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     show_failures(failures, ledger, console)
     if options.no_report or not any(ledger.finished(run) for run in runs):
         return 1 if problems else 0
-    from benchmarks.bands import write_bands  # the first thing here that needs torch
+    from benchmarks.bands import write_bands  # the first things here that need torch
+    from benchmarks.verification import write_verification
 
     write_bands(ledger, runs)
+    write_verification(ledger, runs)
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
     return 1 if problems else drawn.returncode
 

@@ -1,0 +1,73 @@
+"""The verifier on the trained networks of a sweep: exact ones must pass, approximate ones are measured.
+
+HarmoSE learns its equivariance. Its error is printed in meV beside its MAE, before training and after; the budget it is
+held against is that MAE, so PASS means "rotating a structure changes less than the network is wrong by", never "exact".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from benchmarks.bands import CHECKPOINT
+from benchmarks.ledger import Ledger, write_json
+from benchmarks.plan import Run
+from tracegrad.data import load_dataset
+from tracegrad.model import build_model
+from tracegrad.model.build import NetworkConfig
+from tracegrad.training.checkpoint import load_checkpoint
+from verify.targets import Target, checkpoint_target
+
+VERIFIED = ("DeepHE3+TraceGrad", "HarmoSE", "HarmoSE+TraceGrad")  # of every database, the first run with a checkpoint
+CHECKS = ["rotation", "inversion", "translation", "node_permutation", "edge_permutation", "hermiticity", "vacuity"]
+TRIALS = 4
+ATOMS = 6
+
+
+def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
+    """Write ``verify.json``, which the report page shows.
+
+    Args:
+        ledger: folder of the sweep.
+        runs: its runs.
+
+    Returns:
+        the file; None where no run of :data:`VERIFIED` left a checkpoint.
+    """
+    chosen: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        if run.label in VERIFIED and (ledger.training(run) / CHECKPOINT).is_file():
+            chosen.setdefault((run.dataset, run.label), run)
+    reports = [report for run in chosen.values() for report in _reports(ledger, run)]
+    if not reports:
+        return None
+    checks = [
+        {**check, "name": f"{report['target']}: {check['name']}"} for report in reports for check in report["checks"]
+    ]
+    verdict = max(reports, key=lambda report: bool(report["exit_code"]))["verdict"]
+    content = {"target": "trained networks of this sweep", "verdict": verdict, "checks": checks, "reports": reports}
+    write_json(ledger.out / "verify.json", content)
+    return ledger.out / "verify.json"
+
+
+def _reports(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
+    """Reports on one trained network; of an approximate one also before training."""
+    path = ledger.training(run) / CHECKPOINT
+    target = replace(checkpoint_target(path, atoms=ATOMS), name=f"{run.dataset} {run.label}")
+    if not getattr(target.func, "approximate", False):
+        return [_verify(target)]
+    record = ledger.collected(run)
+    budget = max(float(metrics["mae_all"]) for metrics in record["metrics"].values())
+    _, config, _ = load_checkpoint(path)
+    data = load_dataset(run.dataset, source=config.data.source)
+    fresh = build_model(cast(NetworkConfig, config.model), data).to(next(target.func.parameters()))
+    before = replace(target, func=fresh, name=f"{target.name}, before training")
+    return [_verify(before, budget), _verify(target, budget)]
+
+
+def _verify(target: Target, budget_mev: float | None = None) -> dict[str, Any]:
+    settings: dict[str, Any] = {} if budget_mev is None else {"budget_mev": budget_mev}
+    report = target.verify(seed=0, trials=TRIALS, search=0, checks=CHECKS, **settings)
+    return replace(report, target=target.name).to_dict()

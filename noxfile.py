@@ -32,7 +32,7 @@ def single_threaded() -> dict[str, str]:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run the test suite on two processes (posargs: pytest's)."""
-    install(session, "dft", "dev")
+    install(session, "dft", "physics", "dev")
     session.run("pytest", "-n", "2", *session.posargs, env=single_threaded())
 
 
@@ -77,6 +77,15 @@ def verify(session: nox.Session) -> None:
     """Gate the model: theorems, every setting on every set of orbitals, kill matrix (posargs: python -m verify's)."""
     install(session)
     session.run("python", "-m", "verify", *session.posargs, env=single_threaded())
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Mutate valid files, guided by coverage, and let the loaders read them (posargs: tests/fuzz/guided.py's)."""
+    install(session, "fuzz")
+    session.run(
+        "python", "tests/fuzz/guided.py", *(session.posargs or ("all", "--seconds", "60")), env=single_threaded()
+    )
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""Dipole moments of small molecules in random distortions, by Hartree-Fock: writes dipoles.npz beside this file.
+"""Dipole moments of small molecules in random distortions, by Hartree-Fock: writes dipoles.pt beside this file.
 
     python examples/make_dipoles.py
 
@@ -8,6 +8,7 @@ Needs PySCF (pip install tracegrad[dft]); 160 molecules take about two minutes. 
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase.build import molecule
 from pyscf import gto, scf
 
@@ -23,10 +24,10 @@ for k in range(160):
     numbers.append(np.pad(atoms.numbers, (0, 4 - len(atoms))))
     positions.append(np.pad(atoms.positions, ((0, 4 - len(atoms)), (0, 0))))
     dipoles.append(field.dip_moment(unit="Debye", verbose=0))
-np.savez_compressed(
-    Path(__file__).with_name("dipoles.npz"),
-    numbers=np.array(numbers, dtype=np.uint8),  # (molecules, 4), padded with 0
-    positions=np.array(positions),  # (molecules, 4, 3) Å
-    dipoles=np.array(dipoles),  # (molecules, 3) Debye
-    source="RHF/6-31g*, PySCF, examples/make_dipoles.py, seed 0",
-)
+content = {
+    "numbers": torch.from_numpy(np.array(numbers, dtype=np.int64)),  # (molecules, 4), padded with 0
+    "positions": torch.from_numpy(np.array(positions)),  # (molecules, 4, 3) Å
+    "dipoles": torch.from_numpy(np.array(dipoles)),  # (molecules, 3) Debye
+    "source": "RHF/6-31g*, PySCF, examples/make_dipoles.py, seed 0",
+}
+torch.save(content, Path(__file__).with_name("dipoles.pt"))

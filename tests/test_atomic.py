@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +70,41 @@ def test_suffix_is_kept_for_writers_that_add_their_own(tmp_path: Path) -> None:
     with np.load(tmp_path / "blocks.npz") as stored:
         assert stored["a"].tolist() == [0, 1, 2]
     assert os.listdir(tmp_path) == ["blocks.npz"]
+
+
+def test_a_full_disk_is_named_whatever_the_writer_makes_of_it(target: Path) -> None:
+    code = f"""
+import resource, sys
+import numpy, torch
+from tracegrad.atomic import atomic_write
+resource.setrlimit(resource.RLIMIT_FSIZE, (50000, 50000))
+writers = {{
+    "torch": lambda path: torch.save(torch.zeros(100_000), path),
+    "numpy": lambda path: path.write_bytes(numpy.zeros(100_000)),
+    "text": lambda path: path.write_text("x" * 100_000),
+    "small": lambda path: path.write_text("new"),
+}}
+for name, write in writers.items():
+    try:
+        with atomic_write({str(target)!r}) as temporary:
+            write(temporary)
+        print(name, "written")
+    except OSError as error:
+        print(name, error.errno, error.filename)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.splitlines() == [
+        *(f"{name} {errno.EFBIG} {target}" for name in ("torch", "numpy", "text")),
+        "small written",
+    ]
+    assert state(target) == ("new", ["run.json"])
+
+
+def test_an_error_of_another_file_keeps_its_name(target: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, atomic_write(target) as temporary:
+        temporary.write_text((tmp_path / "input").read_text())
+    assert caught.value.filename == str(tmp_path / "input")
+    assert state(target) == ("old", ["run.json"])
 
 
 def test_two_writers_do_not_share_a_temporary_file(target: Path) -> None:

@@ -40,12 +40,13 @@ def make_structure(name: str, shells: tuple[int, ...]) -> Structure:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with ``MG.h5``, the same with other orbitals, and a finished run."""
+    """Return a folder with ``MG.h5``, the same with other orbitals, two atoms, and a finished run."""
     folder = tmp_path_factory.mktemp("cli")
     for name, shells in (("MG", (0, 1)), ("other", (0, 0, 1))):
         subsets = ("train", "train", "val", "test")
         structures = [(subset, make_structure(f"{name}_{k}", shells)) for k, subset in enumerate(subsets)]
         write_compact(folder / f"{name}.h5", structures)
+    (folder / "two.xyz").write_text("2\n\nC 0 0 0\nC 1.4 0 0\n")
     command = ["train", *TINY, "--dataset", "MG", "--source", str(folder / "MG.h5"), "--setting", "DeepHE3"]
     assert main([*command, "--quiet", "--out", str(folder / "run")]) == 0
     return folder
@@ -128,7 +129,10 @@ def test_quiet_says_nothing_and_the_default_says_the_error(files: Path, capfd: p
     assert main([*command, "--out", str(files / "run"), "--quiet"]) == 0
     assert capfd.readouterr() == ("", "")
     assert main([*command, "--out", str(files / "run")]) == 0
-    assert "MAE_all" in capfd.readouterr().out
+    text, versions = capfd.readouterr().out, json.loads((files / "run" / "run.json").read_text())["versions"]
+    assert "MAE_all" in text
+    assert "seed 42" in text
+    assert all(f"{name} {versions[name]}" in text for name in ("tracegrad", "torch", "e3nn", "python"))
 
 
 def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,9 +206,10 @@ def test_failures_of_the_system_end_without_a_traceback(
     [
         ["train", *TINY, "--dataset", "MG", "--source", "FILES/MG.h5", "--setting", "DeepHE3", "--quiet", "--out"],
         ["bands", "MM/MM_test_000", "--path", "GM", "--points", "2", "--out"],
+        ["predict", "FILES/run/final.ckpt", "FILES/two.xyz", "--overlap", "none", "--r-max", "3", "--out"],
         ["data", "convert", "FILES/MG.h5", "--to", "deeph"],
     ],
-    ids=["train", "bands", "convert"],
+    ids=["train", "bands", "predict", "convert"],
 )
 def test_a_folder_that_nobody_may_write_to_is_named(
     words: list[str], files: Path, capsys: pytest.CaptureFixture[str]

@@ -90,6 +90,11 @@ def unknown_commands(lines: list[str], sessions: set[str], offered: set[str], ro
     return wrong
 
 
+def unknown_sessions(text: str, sessions: set[str]) -> set[str]:
+    """Return the names of sessions in running text that do not exist."""
+    return set(re.findall(r"nox -s (\w+)", text)) - sessions
+
+
 def missing_paths(text: str, root: Path) -> list[str]:
     """Return the code-quoted repository paths that do not exist; ``KEY`` stands for the key of any database."""
     quoted = re.findall(r"`((?:tracegrad|verify|benchmarks|reports|tests|docs|examples)/[\w./-]+?)/?`", text)
@@ -123,6 +128,12 @@ def test_every_command_exists(root: Path) -> None:
     assert any(line.startswith("nox -s reproduce") for line in lines)
     assert any(line == "nox -s tests" for line in lines)
     assert unknown_commands(lines, nox_sessions(root), subcommands(root), root) == []
+
+
+def test_every_session_that_is_named_exists(root: Path) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in pages(root))
+    assert unknown_sessions(text, nox_sessions(root)) == set()
+    assert unknown_sessions(text, nox_sessions(root) - {"fuzz"}) == {"fuzz"}
 
 
 def test_every_path_exists(root: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tracegrad.errors import DataError
 
+PROBE = 1 << 16  # bytes that a disk with space takes
+
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -31,6 +33,7 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         DataError: the folder does not exist, `path` is a folder, or the block wrote nothing.
+        OSError: the system does not let more be written, whatever the writer made of it; it names `path`.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -46,10 +49,29 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
             )
         _sync(temporary, os.O_RDWR)
         os.replace(temporary, target)
+    except Exception as error:
+        reason = _reason(temporary, error)
+        if reason is None:
+            raise
+        raise OSError(reason.errno, os.strerror(reason.errno or 0), str(target)) from error
     finally:
         temporary.unlink(missing_ok=True)
     if os.name == "posix":
         _sync(target.parent, os.O_RDONLY)
+
+
+def _reason(temporary: Path, error: Exception) -> OSError | None:
+    """What the system says about a file whose writer failed: torch and HDF5 hide that the disk is full."""
+    if isinstance(error, OSError) and error.errno:
+        return None if error.filename else error
+    try:
+        with temporary.open("ab") as file:
+            file.write(bytes(PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as found:
+        return found
+    return None
 
 
 def _sync(path: Path, flags: int) -> None:

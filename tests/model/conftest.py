@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,3 +115,41 @@ def gradients() -> Callable[..., Mapping[str, torch.Tensor]]:
         return {name: torch.zeros_like(p) if g is None else g for (name, p), g in zip(named, found, strict=True)}
 
     return of
+
+
+@pytest.fixture
+def case(root: Path) -> Callable[[str], Path]:
+    """Return the file of a parity case."""
+    return lambda name: root / "tests" / "reference" / "deephe3" / f"{name}.npz"
+
+
+@pytest.fixture
+def arrays_of(case: Callable[[str], Path]) -> Callable[[str], dict[str, Any]]:
+    """Return a reader of all arrays of a parity case."""
+
+    def read(name: str) -> dict[str, Any]:
+        with np.load(case(name)) as file:
+            return {key: file[key] for key in file.files}
+
+    return read
+
+
+@pytest.fixture
+def run_folder(arrays_of: Callable[[str], dict[str, Any]], tmp_path: Path) -> Path:
+    """Return the folder of a DeepH-E3 run with the weights of the spinless case."""
+    arrays = arrays_of("spinless_mos2")
+    meta = json.loads(str(arrays["meta"]))
+    state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("state/")}
+    state["edge_update_blocks.0.conv.tp.tp._compiled_main_left_right._w3j"] = torch.zeros(3)
+    (tmp_path / "src").mkdir()
+    torch.save({"epoch": 7, "val_loss": 1e-6, "state_dict": state, "optimizer": {}}, tmp_path / "best_model.pkl")
+    irreps = {f"irreps_{place}_{kind}": meta[f"irreps_{place}"] for place in ("mid",) for kind in ("node", "edge")}
+    irreps |= {"irreps_embed_node": meta["irreps_embed"], "irreps_edge_init": meta["irreps_embed"]}
+    irreps |= {name: meta[name] for name in ("irreps_sh", "irreps_post_node", "irreps_post_edge", "irreps_out_edge")}
+    numbers = {"num_block": meta["num_blocks"], "r_max": meta["gaussian_stop"], "use_sbf": False, "only_ij": False}
+    call = ",\n    ".join(f"{name}={value!r}" for name, value in (irreps | numbers).items())
+    (tmp_path / "src" / "build_model.py").write_text(f"from deephe3_1 import Net\nnet = Net(\n    {call}\n)\n")
+    shells = [meta["orbitals"][str(Z)] for Z in meta["elements"]]
+    info = {"spinful": False, "index_to_Z": meta["elements"], "orbital_types": shells}
+    (tmp_path / "src" / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path

@@ -108,3 +108,28 @@ def test_packed_form_is_the_symmetric_bilinear_form() -> None:
 def test_unknown_form_raises() -> None:
     with pytest.raises(ValueError, match="low_rank"):
         GradientInduction(IRREPS, 4, 4, form="full")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 2), (2, 1, 3)])
+def test_rows_may_have_any_leading_axes(operator: GradientInduction, shape: tuple[int, ...]) -> None:
+    features = torch.randn(*shape, operator.irreps_in.dim, dtype=torch.float64)
+    z, v = operator(features)
+    assert (z.shape, v.shape) == ((*shape, 4), features.shape)
+    rows_z, rows_v = operator(features.reshape(-1, features.shape[-1]))
+    assert torch.equal(z.reshape(-1, 4), rows_z)
+    assert torch.equal(v.reshape(rows_v.shape), rows_v)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (41, 7), ()])
+def test_features_of_other_irreps_are_refused(operator: GradientInduction, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected features \(\.\.\., \d+\) of 5x0e"):
+        operator(torch.randn(shape, dtype=torch.float64))
+
+
+def test_irreps_may_come_in_any_order() -> None:
+    mixed = GradientInduction("3x1o+2x0e+1x2e+2x1o+1x0e", 6, 4).double()
+    features = torch.randn(7, mixed.irreps_in.dim, dtype=torch.float64)
+    assert torch.allclose(mixed(features)[1], mixed.by_autograd(features), rtol=0, atol=1e-12)
+    D = wigner_D_irreps(mixed.irreps_in, -random_rotation())
+    assert torch.allclose(mixed(features @ D.T)[1], mixed(features)[1] @ D.T, rtol=0, atol=1e-12)
+    assert not torch.allclose(mixed(features @ D.T)[1], mixed(features)[1], rtol=0, atol=1e-3)

@@ -12,22 +12,10 @@ import pytest
 import torch
 
 from tracegrad.cli import main
-from tracegrad.model.parity import blocks_in_openmx_order, compare_case, graph_of_case, passed
-from tracegrad.training.checkpoint import load_checkpoint
+from tracegrad.model.parity import blocks_in_openmx_order, compare_case, passed
 
+Arrays = Callable[[str], dict[str, Any]]
 CASES = ("spinless_mos2", "spinful_bismuth")
-
-
-@pytest.fixture
-def case(root: Path) -> Callable[[str], Path]:
-    """Return the file of a case."""
-    return lambda name: root / "tests" / "reference" / "deephe3" / f"{name}.npz"
-
-
-def arrays_of(path: Path) -> dict[str, Any]:
-    """Return all arrays of a file."""
-    with np.load(path) as file:
-        return {name: file[name] for name in file.files}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -48,8 +36,8 @@ def test_command_prints_one_object(case: Callable[[str], Path], capsys: pytest.C
 @pytest.mark.parametrize(
     "name", ["state/edge_update_blocks.1.conv.tp.weights2.7", "in/positions", "state/node_update_blocks.0.norm.bias"]
 )
-def test_a_changed_number_is_seen(name: str, case: Callable[[str], Path], tmp_path: Path) -> None:
-    arrays = arrays_of(case(CASES[0]))
+def test_a_changed_number_is_seen(name: str, arrays_of: Arrays, tmp_path: Path) -> None:
+    arrays = arrays_of(CASES[0])
     arrays[name] = arrays[name].copy()
     arrays[name].flat[0] += 1e-6
     np.savez(tmp_path / "case.npz", **arrays)
@@ -74,9 +62,9 @@ BAD: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 @pytest.mark.parametrize("fault", BAD)
 def test_a_bad_case_is_refused(
-    fault: str, case: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fault: str, arrays_of: Arrays, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arrays = arrays_of(case(CASES[0]))
+    arrays = arrays_of(CASES[0])
     BAD[fault](arrays)
     np.savez(tmp_path / "case.npz", **arrays)
     assert main(["parity", str(tmp_path / "case.npz")]) == 2
@@ -97,75 +85,3 @@ def test_blocks_are_in_openmx_order(layout: Callable[..., Any]) -> None:
     flat = blocks_in_openmx_order(irreps, targets)
     assert flat.square().sum() == pytest.approx(float(irreps.square().sum()))
     assert not torch.allclose(flat, irreps)
-
-
-@pytest.fixture
-def run_folder(case: Callable[[str], Path], tmp_path: Path) -> Path:
-    """Return the folder of a DeepH-E3 run with the weights of the spinless case."""
-    arrays = arrays_of(case(CASES[0]))
-    meta = json.loads(str(arrays["meta"]))
-    state = {k.removeprefix("state/"): torch.from_numpy(v) for k, v in arrays.items() if k.startswith("state/")}
-    state["edge_update_blocks.0.conv.tp.tp._compiled_main_left_right._w3j"] = torch.zeros(3)
-    (tmp_path / "src").mkdir()
-    torch.save({"epoch": 7, "val_loss": 1e-6, "state_dict": state, "optimizer": {}}, tmp_path / "best_model.pkl")
-    irreps = {f"irreps_{place}_{kind}": meta[f"irreps_{place}"] for place in ("mid",) for kind in ("node", "edge")}
-    irreps |= {"irreps_embed_node": meta["irreps_embed"], "irreps_edge_init": meta["irreps_embed"]}
-    irreps |= {name: meta[name] for name in ("irreps_sh", "irreps_post_node", "irreps_post_edge", "irreps_out_edge")}
-    numbers = {"num_block": meta["num_blocks"], "r_max": meta["gaussian_stop"], "use_sbf": False, "only_ij": False}
-    call = ",\n    ".join(f"{name}={value!r}" for name, value in (irreps | numbers).items())
-    (tmp_path / "src" / "build_model.py").write_text(f"from deephe3_1 import Net\nnet = Net(\n    {call}\n)\n")
-    shells = [meta["orbitals"][str(Z)] for Z in meta["elements"]]
-    info = {"spinful": False, "index_to_Z": meta["elements"], "orbital_types": shells}
-    (tmp_path / "src" / "dataset_info.json").write_text(json.dumps(info))
-    return tmp_path
-
-
-def test_imported_checkpoint_is_the_same_function(
-    run_folder: Path, case: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = run_folder / "imported.ckpt"
-    assert main(["import-deephe3", str(run_folder / "best_model.pkl"), "--out", str(out), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["epoch"] == 7
-    model, config, rest = load_checkpoint(out)
-    assert config.model.setting == "DeepHE3"
-    assert rest["data"].orbitals == {16: (0, 0, 1, 1, 2), 42: (0, 0, 0, 1, 1, 2, 2)}
-    model.load_state_dict(torch.load(out, weights_only=True)["state_dict"])
-    arrays = arrays_of(case(CASES[0]))
-    graph, order = graph_of_case(arrays, model.targets, "case")
-    with torch.no_grad():
-        H = blocks_in_openmx_order(model(graph)["edge_irreps"], model.targets)[order]
-    reference = torch.from_numpy(arrays["out/H_openmx"])
-    assert (H - reference).abs().max() < 1e-12 * reference.abs().max()
-
-
-def _edit(name: str, old: str, new: str) -> Callable[[Path], None]:
-    def edit(folder: Path) -> None:
-        path = folder / "src" / name
-        path.write_text(path.read_text().replace(old, new))
-
-    return edit
-
-
-FAULTS: dict[str, Callable[[Path], Any]] = {
-    "no description": lambda folder: (folder / "src" / "build_model.py").unlink(),
-    "a description that computes": _edit(
-        "build_model.py", "use_sbf=False", "use_sbf=bool(__import__('os').system('x'))"
-    ),
-    "spherical basis": _edit("build_model.py", "use_sbf=False", "use_sbf=True"),
-    "other blocks": _edit("dataset_info.json", "[0, 0, 1, 1, 2]", "[0, 1, 1, 2]"),
-    "damaged record": _edit("dataset_info.json", '"spinful"', '"spin"'),
-    "another width": _edit("build_model.py", "16x0e+8x1o", "12x0e+8x1o"),
-    "truncated weights": lambda folder: (folder / "best_model.pkl").write_bytes(
-        (folder / "best_model.pkl").read_bytes()[:5000]
-    ),
-    "no weights": lambda folder: torch.save({"epoch": 1}, folder / "best_model.pkl"),
-}
-
-
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_bad_checkpoint_is_refused(fault: str, run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    FAULTS[fault](run_folder)
-    out = run_folder / "imported.ckpt"
-    assert main(["import-deephe3", str(run_folder / "best_model.pkl"), "--out", str(out)]) == 2
-    assert "tracegrad: error:" in capsys.readouterr().err
-    assert not out.exists()

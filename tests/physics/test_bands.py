@@ -162,8 +162,9 @@ def test_ill_conditioned_overlap_is_projected_with_a_warning() -> None:
         solve(np.full((2, 2), np.nan, dtype=complex), np.eye(2, dtype=complex))
 
 
-def test_sparse_solver_finds_the_states_near_the_fermi_level() -> None:
-    structure = load_dataset("MM").test[0]
+@pytest.mark.parametrize("key", ["MM", "BB"])
+def test_sparse_solver_finds_the_states_near_the_fermi_level(key: str) -> None:
+    structure = load_dataset(key).test[0]
     path = k_path(structure, "GM", 3)
     dense, sparse = band_structure(structure, path), band_structure(structure, path, bands=12)
     assert dense.fermi_energy is not None
@@ -191,6 +192,8 @@ def test_density_of_states_counts_the_electrons(graphene: Structure) -> None:
     assert density.sum() * step == pytest.approx(4.0, rel=1e-6)
     assert (density * (grid < 0)).sum() * step == pytest.approx(2.0, rel=1e-2)
     assert density[np.abs(grid) < 0.1].max() < 0.1 * density.max()  # the Dirac point
+    one_spin = density_of_states(energies, grid, 0.05, spinful=True)
+    assert one_spin.sum() * step == pytest.approx(2.0, rel=1e-6)
 
 
 def test_missing_matrices_are_named(graphene: Structure) -> None:

@@ -10,13 +10,11 @@ from tracegrad.errors import DataError
 from tracegrad.physics import (
     bloch_matrices,
     compare_hamiltonians,
-    energies_at,
     gauge_errors,
     gaussian_overlap,
     mu_shift,
     solve,
     state_similarity,
-    to_sisl,
     valence_electrons,
 )
 from tracegrad.physics.bloch import with_spin
@@ -113,20 +111,3 @@ def test_analytic_overlaps_are_those_of_the_engine(key: str, r_cut: float) -> No
     assert valence_electrons(other) is None
     with pytest.raises(DataError, match="basis"):
         gaussian_overlap(other, r_cut)
-
-
-def test_sisl_has_the_same_energies() -> None:
-    pytest.importorskip("sisl", reason="needs sisl (pip install tracegrad[physics])")
-    structure = load_dataset("MM").test[0]
-    exported = to_sisl(structure)
-    for k in POINTS:
-        expected = energies_at(structure, [k])[0]
-        assert np.abs(np.sort(exported.eigh(k)) - expected).max() < 1e-8
-        if k.any():
-            assert np.abs(np.sort(exported.eigh([k[0], -k[1] / 2, 0])) - expected).max() > 1e-3
-
-
-def test_sisl_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sisl", None)
-    with pytest.raises(DataError, match=r"tracegrad\[physics\]"):
-        to_sisl(load_dataset("MM").test[0])

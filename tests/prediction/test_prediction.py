@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.io import write
+from matplotlib.image import imread as read_image
 
 from tracegrad.cli import main
 from tracegrad.data import Blocks, Structure, load_dataset, read_deeph, write_deeph
@@ -256,6 +257,10 @@ def test_bands_of_a_folder_with_its_density_of_states(tmp_path: Path, capsys: py
     energy, density = np.array(content["dos"]["energy_eV"]), np.array(content["dos"]["density"]["dft"])
     assert density.shape == energy.shape
     assert density.max() > 1.0
+    wide = read_image(tmp_path / "b" / "bands_bismuth.png").shape[1]
+    assert main(["bands", str(folder), "--points", "5", "--path", "GM", "--out", str(tmp_path / "plain")]) == 0
+    assert wide > read_image(tmp_path / "plain" / "bands_bismuth.png").shape[1]  # the densities stand beside the bands
+    capsys.readouterr()
     assert main(["bands", str(folder), "--path", "GQ", "--out", str(tmp_path / "b")]) == 2
     assert main(["bands", str(tmp_path), "--out", str(tmp_path / "b")]) == 2
     assert main(["bands", str(folder), "--predicted", str(tmp_path / "none"), "--out", str(tmp_path / "b")]) == 2

@@ -40,7 +40,7 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--path", metavar="POINTS", help="special points, e.g. GKMG (default: ASE's path)")
     parser.add_argument("--points", type=int, default=60, help="k-points along the path (default: 60)")
     parser.add_argument("--bands", type=int, help="only so many bands near the Fermi level, with sparse matrices")
-    parser.add_argument("--dos", action="store_true", help="add the density of states on a mesh to the JSON file")
+    parser.add_argument("--dos", action="store_true", help="add the density of states on a mesh")
     parser.add_argument(
         "--smallest-overlap", type=float, metavar="X", help="smallest eigenvalue of S(k) that is kept (default: 1e-5)"
     )
@@ -157,7 +157,7 @@ def _write(
         raise DataError(f"{folder}: cannot be made ({error.strerror}); give another --out") from None
     stem = f"bands_{name or 'structure'}"
     physics.write_bands(folder / f"{stem}.json", dataset, name, dft, predicted, extra)
-    physics.draw_bands(folder / f"{stem}.png", f"{dataset}, {name}", dft, predicted)
+    physics.draw_bands(folder / f"{stem}.png", f"{dataset}, {name}", dft, predicted, extra.get("dos"))
     return [folder / f"{stem}.json", folder / f"{stem}.png"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +13,17 @@ from tracegrad.cli import Subparsers, add_command
 from tracegrad.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, dtype
+
+    from tracegrad.config import Config
+    from tracegrad.model.deephe3_description import DeepHE3Description
 
 EXAMPLES = """
 tracegrad import-deephe3 run/best_model.pkl --out imported.ckpt
 tracegrad import-deephe3 best_model.pkl --src run/src --out imported.ckpt --json
+tracegrad import-deephe3 best_model.pkl --parity recorded.npz --out imported.ckpt
+tracegrad import-deephe3 best_model.pkl --out imported.ckpt --train-config tune.yaml
+tracegrad train --config tune.yaml --dataset MM --source data --set epochs=50 --out runs/tuned
 """
 
 
@@ -31,23 +39,75 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("model", type=Path, metavar="MODEL.pkl", help="best_model.pkl or model.pkl of a DeepH-E3 run")
     parser.add_argument("--out", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
     parser.add_argument("--src", type=Path, metavar="DIR", help="folder with build_model.py and dataset_info.json")
+    parser.add_argument(
+        "--parity",
+        type=Path,
+        metavar="CASE.npz",
+        help="compare with what the public code computed with this checkpoint (see tests/reference/deephe3/README.md); "
+        "above 1e-10 relative nothing is written and the exit code is 1",
+    )
+    parser.add_argument(
+        "--train-config",
+        type=Path,
+        metavar="FILE",
+        help="write a configuration of training that starts from CHECKPOINT",
+    )
     parser.add_argument("--name", default="imported", help="name of the data it was trained on (default: imported)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Read, convert, write."""
-    from tracegrad.config import config_from_dict
+    from tracegrad.atomic import atomic_write
     from tracegrad.model.deephe3_description import description_beside
+    from tracegrad.model.parity import compare_case, passed
     from tracegrad.training.checkpoint import DataSummary, make_network, read_tensors, save_checkpoint
 
     content = read_tensors(options.model)
     state = _state(content, options.model)
     description = description_beside(options.model, state, options.src)
     network = description.network(state)
+    parity = compare_case(options.parity, checkpoint=(description, state)) if options.parity else None
+    if parity is not None and not passed(parity):
+        print(f"tracegrad: {options.parity}: not the same function, {parity['max_rel']}", file=sys.stderr)
+        return 1
+    config = _configuration(options, description, next(iter(state.values())).dtype)
+    data = DataSummary(options.name, str(options.model), description.orbitals, description.spinful, "")
+    model = make_network(config.model, data).to(next(network.parameters()).dtype)
+    model.load_state_dict(network.state_dict())
+    info = {
+        "imported_from": "DeepH-E3",
+        "epoch": _number(content.get("epoch")),
+        "val_loss": _number(content.get("val_loss")),
+    }
+    save_checkpoint(options.out, model, config, data, info)
+    if options.train_config:
+        start = replace(config, training=replace(config.training, start_from=str(options.out.resolve())))
+        with atomic_write(options.train_config) as temporary:
+            temporary.write_text(start.to_yaml(), encoding="utf-8")
+    result = {
+        "checkpoint": str(options.out),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "orbitals": {str(Z): list(shells) for Z, shells in description.orbitals.items()},
+        "spinful": description.spinful,
+        "parity": None if parity is None else parity["max_rel"],
+        **info,
+    }
+    if options.json:
+        print(json.dumps(result))
+    elif not options.quiet:
+        print(f"{options.out}: {result['parameters']} parameters, shells {description.orbitals}")
+        if parity is not None:
+            print(f"largest relative difference from the public code: {max(parity['max_rel'].values()):.1e}")
+    return 0
+
+
+def _configuration(options: argparse.Namespace, description: DeepHE3Description, kind: dtype) -> Config:
+    """Configuration of the network that the checkpoint holds."""
+    from tracegrad.config import config_from_dict
+
     sizes = description.sizes()
-    dtype = "float64" if "float64" in str(next(iter(state.values())).dtype) else "float32"
-    config = config_from_dict(
+    return config_from_dict(
         {
             "recipe": "paper",
             "data": {"dataset": options.name},
@@ -63,31 +123,10 @@ def run(options: argparse.Namespace) -> int:
                 "hermitian": False,
                 "time_reversal": False,
             },
-            "training": {"dtype": dtype},
+            "training": {"dtype": "float64" if str(kind) == "torch.float64" else "float32"},
         },
         str(options.model),
     )
-    data = DataSummary(options.name, str(options.model), description.orbitals, description.spinful, "")
-    model = make_network(config.model, data).to(next(network.parameters()).dtype)
-    model.load_state_dict(network.state_dict())
-    info = {
-        "imported_from": "DeepH-E3",
-        "epoch": _number(content.get("epoch")),
-        "val_loss": _number(content.get("val_loss")),
-    }
-    save_checkpoint(options.out, model, config, data, info)
-    result = {
-        "checkpoint": str(options.out),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "orbitals": {str(Z): list(shells) for Z, shells in description.orbitals.items()},
-        "spinful": description.spinful,
-        **info,
-    }
-    if options.json:
-        print(json.dumps(result))
-    elif not options.quiet:
-        print(f"{options.out}: {result['parameters']} parameters, shells {description.orbitals}")
-    return 0
 
 
 def _state(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

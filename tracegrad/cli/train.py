@@ -92,7 +92,9 @@ def summary(record: dict[str, Any]) -> str:
     """A run in a few lines."""
     first = "{dataset} ({source}), {setting}, seed {seed}, recipe {recipe}: {steps} steps, {epochs:.1f} epochs, "
     first += "{train_seconds:.0f} s, {parameters} parameters"
-    return "\n".join([first.format(**record), *metric_lines(record["metrics"])])
+    versions = ", ".join(f"{name} {record['versions'][name]}" for name in ("tracegrad", "torch", "e3nn", "python"))
+    commit = f", commit {record['git_commit'][:10]}" if record.get("git_commit") else ""
+    return "\n".join([first.format(**record), f"  {versions}{commit}", *metric_lines(record["metrics"])])
 
 
 def metric_lines(metrics: dict[str, Any]) -> list[str]:

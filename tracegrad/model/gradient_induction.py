@@ -149,9 +149,20 @@ class GradientInduction(nn.Module):
         self.head = InvariantHead(width, width if hidden is None else hidden, num_invariants)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """``z`` of shape ``(rows, num_invariants)`` and ``v`` of the shape of ``features``, ``(rows, irreps.dim)``."""
-        z, v = self.in_frame(self.layout.split(self.layout.permute(features)))
-        return z, self.layout.unpermute(self.layout.flatten(v))
+        """``z`` of shape ``(..., num_invariants)`` and ``v`` of the shape of ``features``, ``(..., irreps.dim)``.
+
+        Raises:
+            ValueError: features of other irreps.
+        """
+        if features.shape[-1:] != (self.irreps_in.dim,):
+            raise ValueError(
+                f"GradientInduction: expected features (..., {self.irreps_in.dim}) of {self.irreps_in}, found "
+                f"{tuple(features.shape)}; give it the irreps of the features"
+            )
+        rows = features.reshape(-1, self.irreps_in.dim)
+        z, v = self.in_frame(self.layout.split(self.layout.permute(rows)))
+        flat = self.layout.unpermute(self.layout.flatten(v))
+        return z.reshape(*features.shape[:-1], z.shape[1]), flat.reshape(features.shape)
 
     def in_frame(self, blocks: FrameBlocks) -> tuple[Tensor, FrameBlocks]:
         """The same on frame blocks ``(rows, 1 or 2, K_m)``."""

@@ -27,13 +27,20 @@ INPUTS = ("in/numbers", "in/positions", "in/cell", "in/edge_index", "in/cell_shi
 OUTPUTS = ("out/node", "out/edge_irreps", "out/H_openmx")
 
 
-def compare_case(path: str | Path, backend: str = "fast", device: torch.device | str = "cpu") -> dict[str, Any]:
+def compare_case(
+    path: str | Path,
+    backend: str = "fast",
+    device: torch.device | str = "cpu",
+    *,
+    checkpoint: tuple[DeepHE3Description, Mapping[str, Tensor]] | None = None,
+) -> dict[str, Any]:
     """Run the network of a case and compare its three outputs.
 
     Args:
         path: file of the form of ``reference/deephe3/*.npz``.
         backend: ``"fast"`` or ``"e3nn"``.
         device: where the network runs.
+        checkpoint: description and weights of the network, by default those in the file.
 
     Returns:
         ``case``, ``dtype``, and ``max_abs`` and ``max_rel`` (of the largest reference value) for ``node``,
@@ -46,6 +53,8 @@ def compare_case(path: str | Path, backend: str = "fast", device: torch.device |
     arrays = _read(Path(path))
     description, name = _description(arrays, path)
     state = {key.removeprefix("state/"): _tensor(arrays[key]) for key in arrays if key.startswith("state/")}
+    if checkpoint is not None:
+        description, state = checkpoint[0], dict(checkpoint[1])
     state = {key: value.double() for key, value in state.items() if value.is_floating_point()}
     if not state:
         raise DataError(f"{path}: expected weights under state/, found none")

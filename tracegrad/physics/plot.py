@@ -52,23 +52,27 @@ def write_bands(
         temporary.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def draw_bands(path: Path, title: str, dft: Bands | None, predicted: Mapping[str, Bands]) -> None:
-    """Draw bands within 4 eV of the Fermi level: DFT as lines, predictions dashed on top.
+def draw_bands(
+    path: Path, title: str, dft: Bands | None, predicted: Mapping[str, Bands], dos: Mapping[str, Any] | None = None
+) -> None:
+    """Draw bands within 4 eV of the Fermi level, DFT as lines, predictions dashed on top; densities of states beside.
 
     Args:
         path: the picture; its suffix names the form, e.g. ``.png``.
         title: above the picture.
         dft: bands of the DFT blocks, if there are any.
         predicted: label -> bands, on the same path.
+        dos: ``energy_eV`` and ``density``, one per curve in the order of the bands, as in the data file.
     """
     zero = _reference(dft, predicted)
-    figure = Figure(figsize=(5.0, 3.8), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(5.0 if dos is None else 6.2, 3.8), layout="constrained")
+    widths = [3] if dos is None else [3, 1]
+    axis, *beside = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
     named = {**({"DFT": dft} if dft is not None else {}), **predicted}
-    for n, (name, bands) in enumerate(named.items()):
-        style = {"color": "#222222", "lw": 1.6} if name == "DFT" else {"color": COLOURS[n % 4], "lw": 1.0, "ls": "--"}
+    styles = [_style(n, name) for n, name in enumerate(named)]
+    for (name, bands), style in zip(named.items(), styles, strict=True):
         marker = "_" if len(bands.path.distance) == 1 else None
-        lines = axis.plot(bands.path.distance, bands.energies - zero, marker=marker, **style)  # type: ignore[arg-type]
+        lines = axis.plot(bands.path.distance, bands.energies - zero, marker=marker, **style)
         lines[0].set_label(name)
     route = next(iter(named.values())).path
     axis.set_xticks([x for x, _ in route.ticks], [label.replace("G", "Γ") for _, label in route.ticks])
@@ -79,8 +83,23 @@ def draw_bands(path: Path, title: str, dft: Bands | None, predicted: Mapping[str
     axis.set_ylabel("E − E_F (eV)", fontsize=9)
     axis.set_title(title, fontsize=10, loc="left")
     axis.legend(frameon=False, fontsize=8, loc="upper right")
+    for side in beside:
+        assert dos is not None
+        for values, style in zip(dos["density"].values(), styles, strict=True):
+            side.plot(values, np.asarray(dos["energy_eV"]) - zero, **style)
+        side.set_ylim(-WINDOW, WINDOW)
+        side.set_xlim(left=0.0)
+        side.set_yticklabels([])
+        side.set_xlabel("states / eV", fontsize=9)
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=150)
+
+
+def _style(n: int, name: str) -> dict[str, Any]:
+    """Line of the n-th curve."""
+    if name == "DFT":
+        return {"color": "#222222", "lw": 1.6}
+    return {"color": COLOURS[n % 4], "lw": 1.0, "ls": "--"}
 
 
 def _reference(dft: Bands | None, predicted: Mapping[str, Bands]) -> float:

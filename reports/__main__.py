@@ -18,7 +18,11 @@ from tracegrad.errors import TracegradError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m reports", description="Draw the reports of a sweep.")
+    parser = argparse.ArgumentParser(
+        prog="python -m reports",
+        description="Draw the reports of a sweep.",
+        epilog="example: python -m reports reports/results/bundled --out drawn",
+    )
     parser.add_argument("folder", type=Path, help="folder of the sweep; its runs/*.json are read")
     parser.add_argument("--out", type=Path, default=None, help="where the reports go (default: the same folder)")
     options = parser.parse_args(arguments)

@@ -185,6 +185,9 @@ def check_same_data(path: str | Path, data: DataSummary, orbitals: Mapping[int, 
         )
 
 
+WAY_OUT = "give another file; a run whose last.ckpt is damaged starts afresh in a new folder"
+
+
 def read_tensors(path: Path) -> dict[str, Any]:
     """Dictionary of tensors and plain data from a file; code in it is never run.
 
@@ -195,14 +198,16 @@ def read_tensors(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: not found; expected the checkpoint of a run")
     size = path.stat().st_size
     if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path}: truncated or not a checkpoint ({size} bytes)")
+        raise CheckpointError(f"{path}: truncated or not a checkpoint ({size} bytes); {WAY_OUT}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path}: holds more than tensors and plain data, which is not read for safety") from None
     except Exception as error:  # what a damaged file raises depends on the place of the damage
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"{path}: truncated or not a checkpoint ({size} bytes): {first[:200]}") from None
+        raise CheckpointError(
+            f"{path}: truncated or not a checkpoint ({size} bytes): {first[:200]}; {WAY_OUT}"
+        ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
     return cast(dict[str, Any], content)

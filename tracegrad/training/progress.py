@@ -57,7 +57,9 @@ class ProgressDisplay(Callback):
             text = f"{self.title}  {self.describe(trainer.global_step)}"
             self.bar.update(self.task, completed=done, description=text)
             if not self.console.is_terminal:
-                line = f"{text}  {100 * done:.0f} %  {self.supervisor.seconds:.0f} s"
+                seconds = self.supervisor.seconds
+                left = f", {seconds * (1 - done) / done:.0f} s to go" if done else ""
+                line = f"{text}  {100 * done:.0f} %  {seconds:.0f} s{left}"
                 self.console.print(line, highlight=False, soft_wrap=True)
 
     def describe(self, step: int) -> str:

@@ -56,7 +56,7 @@ def validation_errors(folders: Sequence[Path], seed: int) -> Errors:
                 raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
             rates = found.setdefault((record["dataset"], record["setting"]), {})
             rates[float(record["config"]["training"]["learning_rate"])] = min(values)
-    return found
+    return dict(sorted(found.items()))
 
 
 def best_rate(errors: dict[float, float]) -> float:

@@ -62,6 +62,17 @@ def test_a_setting_with_a_fault_fails(monkeypatch):
     assert not checks["far_fragment"].passed
 
 
+def test_output_scales_that_depend_on_the_name_of_a_pair_are_seen(monkeypatch):
+    """A fit that treats the two directions of a pair apart passes every check but the permutation of the edges."""
+    from tracegrad.model.output import OutputTransform
+
+    monkeypatch.setattr(OutputTransform, "_symmetrise", lambda self: None)
+    checks = {c.name: c for c in check_setting("MM/DeepHE3")}
+    assert checks["rotation"].passed
+    assert checks["hermiticity"].passed
+    assert not checks["edge_permutation"].passed
+
+
 @pytest.mark.parametrize("key", APPROXIMATE)
 def test_harmose_is_measured_in_mev_and_never_passed_as_exact(key):
     checks = {c.name: c for c in check_approximate(key)}

@@ -11,10 +11,10 @@ from tracegrad.so3 import random_rotation, wigner_D_irreps
 IRREPS = "5x0e+2x0o+4x1o+2x1e+3x2e+2x3o"
 
 
-def operator_of(form: str, width: int = 6, invariants: int = 4) -> GradientInduction:
+def operator_of(form: str, width: int = 6, invariants: int = 4, norm: bool = True) -> GradientInduction:
     """Return an operator with all weights away from zero and one."""
     torch.manual_seed(3)
-    operator = GradientInduction(IRREPS, width, invariants, form=form).double()
+    operator = GradientInduction(IRREPS, width, invariants, form=form, norm=norm).double()
     with torch.no_grad():
         for parameter in operator.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -26,10 +26,23 @@ def features_of(operator: GradientInduction, rows: int = 7) -> torch.Tensor:
     return torch.randn(rows, operator.irreps_in.dim, dtype=torch.float64)
 
 
-@pytest.fixture(params=["packed", "low_rank"])
+@pytest.fixture(params=[("packed", True), ("low_rank", True), ("low_rank", False)])
 def operator(request: pytest.FixtureRequest) -> GradientInduction:
-    """Run the test for both forms of W."""
-    return operator_of(request.param)
+    """Run the test for both forms of W, and without the layer norms of ``s_nonlin``."""
+    form, norm = request.param
+    return operator_of(form, norm=norm)
+
+
+def growth_of_invariants(operator: GradientInduction) -> float:
+    """Largest invariant of large features over that of features a tenth as large."""
+    features = features_of(operator)
+    z, larger = (operator(size * features)[0].detach().abs().max() for size in (30.0, 300.0))
+    return float(larger / z)
+
+
+def test_layer_norms_hold_the_invariants_of_large_features() -> None:
+    assert growth_of_invariants(operator_of("low_rank")) == pytest.approx(1.0, abs=0.05)
+    assert growth_of_invariants(operator_of("low_rank", norm=False)) == pytest.approx(100.0, rel=0.05)  # quadratic
 
 
 def test_closed_form_is_the_gradient(operator: GradientInduction) -> None:

@@ -40,6 +40,7 @@ class NetworkConfig(Protocol):
     backend: str
     operator: str
     operator_width: int
+    operator_norm: bool
     operator_gain: float
     operator_gain_learned: bool
     trace_width: int
@@ -83,6 +84,7 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         trace=trace,
         form=config.operator,
         width=config.operator_width,
+        norm=config.operator_norm,
         gain=config.operator_gain,
         gain_learned=config.operator_gain_learned,
         trace_width=config.trace_width,

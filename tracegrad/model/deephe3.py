@@ -59,6 +59,7 @@ class Induction:
         trace: supervise ``z`` by the trace labels (+Trace).
         form: ``"packed"`` or ``"low_rank"``.
         width: channels of ``u``.
+        norm: layer norms in ``s_nonlin``.
         gain: factor of ``v`` at the start.
         gain_learned: train the factor, one per channel of ``f``.
         trace_width: hidden width of the trace decoder.
@@ -68,6 +69,7 @@ class Induction:
     trace: bool = False
     form: str = "packed"
     width: int = 1024
+    norm: bool = True
     gain: float = 1.0
     gain_learned: bool = False
     trace_width: int = 1024
@@ -135,8 +137,9 @@ class DeepHE3(nn.Module):
         return irreps
 
     def _induction(self, layout: FrameLayout) -> GradientInduction:
+        chosen = self.induction
         return GradientInduction(
-            layout.sorted_irreps, self.induction.width, self.targets.num_channels, form=self.induction.form
+            layout.sorted_irreps, chosen.width, self.targets.num_channels, form=chosen.form, norm=chosen.norm
         )
 
     def _gain(self, layout: FrameLayout) -> nn.Parameter:

@@ -128,6 +128,7 @@ class GradientInduction(nn.Module):
         num_invariants: channels of ``z``; with trace supervision the number of basic blocks.
         form: ``"packed"`` for the authors' full symmetric ``W``, ``"low_rank"`` for squares of projections.
         hidden: width of the hidden layer of ``s_nonlin``, by default ``width``.
+        norm: layer norms in ``s_nonlin``; False leaves them out.
 
     Example:
         >>> operator = GradientInduction("8x0e+4x1o", width=16, num_invariants=5)
@@ -137,7 +138,13 @@ class GradientInduction(nn.Module):
     """
 
     def __init__(
-        self, irreps: Irreps | str, width: int, num_invariants: int, form: str = "low_rank", hidden: int | None = None
+        self,
+        irreps: Irreps | str,
+        width: int,
+        num_invariants: int,
+        form: str = "low_rank",
+        hidden: int | None = None,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         forms: dict[str, type[PackedForm] | type[LowRankForm]] = {"packed": PackedForm, "low_rank": LowRankForm}
@@ -146,7 +153,7 @@ class GradientInduction(nn.Module):
         self.irreps_in = self.irreps_out = Irreps(irreps)
         self.layout = FrameLayout(self.irreps_in)
         self.quadratic = forms[form](self.layout, width)
-        self.head = InvariantHead(width, width if hidden is None else hidden, num_invariants)
+        self.head = InvariantHead(width, width if hidden is None else hidden, num_invariants, norm)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """``z`` of shape ``(..., num_invariants)`` and ``v`` of the shape of ``features``, ``(..., irreps.dim)``.

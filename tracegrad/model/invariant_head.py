@@ -19,20 +19,27 @@ class InvariantHead(nn.Module):
         width_in: channels of ``u``.
         hidden: width of the hidden layer.
         width_out: channels of ``z``.
+        norm: False leaves the layer norms out.
     """
 
-    def __init__(self, width_in: int, hidden: int, width_out: int) -> None:
+    def __init__(self, width_in: int, hidden: int, width_out: int, norm: bool = True) -> None:
         super().__init__()
-        self.linear1, self.norm1 = nn.Linear(width_in, hidden), nn.LayerNorm(hidden)
-        self.linear2, self.norm2 = nn.Linear(hidden, width_out), nn.LayerNorm(width_out)
+        self.linear1, self.norm1 = nn.Linear(width_in, hidden), nn.LayerNorm(hidden) if norm else None
+        self.linear2, self.norm2 = nn.Linear(hidden, width_out), nn.LayerNorm(width_out) if norm else None
 
     def value(self, u: Tensor) -> Tensor:
         """``z`` alone, ``(..., width_in) -> (..., width_out)``."""
-        hidden = nn.functional.silu(self.norm1(self.linear1(u)))
-        return nn.functional.silu(self.norm2(self.linear2(hidden)))
+        hidden = self.linear1(u)
+        hidden = nn.functional.silu(hidden if self.norm1 is None else self.norm1(hidden))
+        z = self.linear2(hidden)
+        return nn.functional.silu(z if self.norm2 is None else self.norm2(z))
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """``z`` of shape ``(..., width_out)`` and ``g`` of shape ``(..., width_in)``."""
+        if self.norm1 is None or self.norm2 is None:
+            hidden, slope1 = _silu(self.linear1(u))
+            z, slope2 = _silu(self.linear2(hidden))
+            return z, ((slope2 @ self.linear2.weight) * slope1) @ self.linear1.weight
         normed1, rstd1 = _normalise(self.linear1(u), self.norm1.eps)
         hidden, slope1 = _silu(torch.addcmul(self.norm1.bias, normed1, self.norm1.weight))
         normed2, rstd2 = _normalise(self.linear2(hidden), self.norm2.eps)

@@ -1,0 +1,161 @@
+"""Where the method gains or loses: ``python -m benchmarks.factors --dataset MG`` changes one condition at a time.
+
+Each condition of ``factors.yaml`` holds for the baseline and for the method alike, with the same steps and seeds, and
+only validation data are looked at. A condition about the method alone leaves the baseline as it is, which is then not
+trained again. Trainings that are complete are not repeated, interrupted ones go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks.convergence import Case, run
+from benchmarks.environment import environment
+from benchmarks.plan import FIRST_SEED
+from benchmarks.trials import read_trials
+from tracegrad.atomic import atomic_write
+from tracegrad.errors import TracegradError
+
+FACTORS = Path(__file__).with_name("factors.yaml")
+OF_THE_METHOD = ("model.operator", "model.trace", "training.lambda", "training.trace")  # no effect on the baseline
+UNCHANGED = "recipe as it is"
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One condition.
+
+    Args:
+        name: what it is called in tables.
+        overrides: ``section.key=value``.
+        errors: validation MAE_all in meV by setting, one per seed.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    errors: Mapping[str, tuple[float, ...]]
+
+    def change(self, setting: str, baseline: str) -> float:
+        """Mean error of a setting over that of the baseline, minus one."""
+        return statistics.mean(self.errors[setting]) / statistics.mean(self.errors[baseline]) - 1
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Command line of the study."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.factors", description=__doc__)
+    parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
+    parser.add_argument(
+        "--settings", default="DeepHE3,DeepHE3+Grad,DeepHE3+TraceGrad", help="settings with commas, the baseline first"
+    )
+    parser.add_argument("--steps", type=int, default=400, help="training steps, unless a factor says so (default 400)")
+    parser.add_argument("--seeds", type=int, default=1, help="repeats (default 1)")
+    parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a training (default 1)")
+    parser.add_argument("--factors", type=Path, default=FACTORS, metavar="FILE", help="YAML: name -> changes")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this factor (repeatable)")
+    parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
+    parser.add_argument("--work", type=Path, default=Path("reports/out/factors"), help="folder of the trainings")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what is missing, then write JSON, table and plot."""
+    options = make_parser().parse_args(arguments)
+    settings = options.settings.split(",")
+    try:
+        found: list[Factor] = []
+        for name, overrides in read_trials(options.factors, options.only).items():
+            errors = {setting: _errors(setting, name, overrides, options) for setting in settings}
+            found.append(Factor(name, overrides, errors))
+            write(options.out / f"factors_{options.dataset}.json", options, settings, found)
+    except TracegradError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(table(settings, found), end="")
+    return 0
+
+
+def _errors(setting: str, name: str, overrides: Sequence[str], options: argparse.Namespace) -> tuple[float, ...]:
+    """Last validation error of every seed, meV; the baseline is trained without the changes that do not touch it."""
+    if setting == options.settings.split(",")[0]:
+        overrides = [text for text in overrides if not text.startswith(OF_THE_METHOD)]
+    errors = []
+    for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
+        changes = (f"training.max_steps={options.steps}", f"training.seed={seed}", *overrides)
+        case = Case(options.dataset, setting, "fast", 0.0, changes, f"{name if overrides else UNCHANGED}, seed {seed}")
+        errors.append(float(run(case, options)["final_val_mae_mev"]))
+    return tuple(errors)
+
+
+def write(target: Path, options: argparse.Namespace, settings: Sequence[str], factors: Sequence[Factor]) -> None:
+    """Write the record ``target``, and beside it the table and the plot.
+
+    Args:
+        target: JSON file.
+        options: of the command line.
+        settings: the baseline first.
+        factors: what was measured.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
+        "dataset": options.dataset,
+        "steps": options.steps,
+        "seeds": options.seeds,
+        "environment": environment(),
+        "factors": [{"name": f.name, "overrides": f.overrides, "val_mae_mev": f.errors} for f in factors],
+    }
+    with atomic_write(target) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(target.with_suffix(".md")) as temporary:
+        temporary.write_text(table(settings, factors), encoding="utf-8")
+    with atomic_write(target.with_suffix(".png")) as temporary:
+        draw(settings, factors, options.dataset).savefig(temporary, dpi=150)
+
+
+def table(settings: Sequence[str], factors: Sequence[Factor]) -> str:
+    """Markdown table: error of the baseline in meV, of the others with their change against it."""
+    lines = ["| condition | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
+    for factor in factors:
+        cells = [_spread(factor.errors[settings[0]])]
+        for setting in settings[1:]:
+            change = 100 * factor.change(setting, settings[0])
+            cells.append(f"{_spread(factor.errors[setting])} ({change:+.1f} %)")
+        lines.append(f"| {factor.name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{statistics.mean(values):.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+
+
+def draw(settings: Sequence[str], factors: Sequence[Factor], dataset: str) -> Figure:
+    """Change of every setting against the baseline, by condition, with a point per seed."""
+    figure = Figure(figsize=(6.5, 1.0 + 0.28 * len(factors)), layout="constrained")
+    axis = figure.subplots()
+    for k, setting in enumerate(settings[1:]):
+        height = [row + 0.18 * (k - (len(settings) - 2) / 2) for row in range(len(factors))]
+        axis.plot([100 * f.change(setting, settings[0]) for f in factors], height, "o", ms=5, label=setting)
+        for y, factor in zip(height, factors, strict=True):
+            pairs = zip(factor.errors[setting], factor.errors[settings[0]], strict=True)
+            axis.plot([100 * (a / b - 1) for a, b in pairs], [y] * len(factor.errors[setting]), "|", color=f"C{k}")
+    axis.axvline(0, color="0.6", lw=0.8, zorder=0)
+    axis.set_yticks(range(len(factors)), [factor.name for factor in factors], fontsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel=f"change of the validation MAE_all against {settings[0]} (%)")
+    axis.set_title(f"{dataset}, bundled data", loc="left", fontsize=10)
+    axis.legend(frameon=False, fontsize=8)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""The study of conditions compares equal with equal, and trains the baseline once where a condition leaves it alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.factors import FACTORS, OF_THE_METHOD, UNCHANGED, Factor, draw, main, table
+from benchmarks.trials import read_trials
+from tracegrad.config import load_config
+from tracegrad.data import load_dataset
+from tracegrad.model import build_model
+
+SETTINGS = ["DeepHE3", "DeepHE3+TraceGrad"]
+
+
+def leave(work: Path, name: str, error: float) -> None:
+    """Leave what a complete training leaves."""
+    (work / name).mkdir(parents=True)
+    (work / name / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
+    (work / name / "run.json").write_text('{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}')
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> list[str]:
+    """Return the command line of a study of two factors, one of the method alone; all but one training are complete."""
+    (tmp_path / "factors.yaml").write_text("gain: {model.operator_gain: 1.0}\nwide: {model.embed_dim: 32}\n")
+    for name, error in (
+        ("MG_DeepHE3_recipe_as_it_is_seed_42", 2.0),
+        ("MG_DeepHE3_wide_seed_42", 1.0),
+        ("MG_DeepHE3_TraceGrad_gain_seed_42", 3.0),
+        ("MG_DeepHE3_TraceGrad_wide_seed_42", 0.5),
+    ):
+        leave(tmp_path / "work", name, error)
+    folders = ["--factors", str(tmp_path / "factors.yaml"), "--out", str(tmp_path / "out")]
+    return ["--settings", ",".join(SETTINGS), *folders, "--work", str(tmp_path / "work")]
+
+
+def test_a_condition_of_the_method_alone_is_compared_with_the_unchanged_baseline(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "| gain | 2.000 | 3.000 (+50.0 %) |" in printed
+    assert "| wide | 1.000 | 0.500 (-50.0 %) |" in printed  # touches both: its own baseline
+    content = json.loads((tmp_path / "out" / "factors_MG.json").read_text(encoding="utf-8"))
+    assert content["factors"][1]["val_mae_mev"] == {"DeepHE3": [1.0], "DeepHE3+TraceGrad": [0.5]}
+    assert (tmp_path / "out" / "factors_MG.png").stat().st_size > 1000
+
+
+def test_a_training_that_fails_ends_the_study(command: list[str], tmp_path: Path) -> None:
+    """Control: without a record the training is started, and here it cannot succeed."""
+    (tmp_path / "work" / "MG_DeepHE3_wide_seed_42" / "run.json").unlink()
+    assert main([*command, "--preset", "none"]) == 2
+
+
+def test_repeats_are_shown_with_their_spread() -> None:
+    factor = Factor("wide", (), {"DeepHE3": (1.0, 2.0), "DeepHE3+TraceGrad": (3.0, 3.0)})
+    assert factor.change("DeepHE3+TraceGrad", "DeepHE3") == pytest.approx(1.0)
+    assert "| wide | 1.500 ± 0.707 | 3.000 ± 0.000 (+100.0 %) |" in table(SETTINGS, [factor])
+    assert len(draw(SETTINGS, [factor], "MG").axes[0].lines) == 3  # mean, seeds, zero
+
+
+def test_every_factor_is_a_change_that_the_configuration_accepts() -> None:
+    factors = read_trials(FACTORS, [])
+    start = load_config(preset="bundled", dataset="MG", overrides=["training.max_steps=400"])
+    for name, overrides in factors.items():
+        config = load_config(preset="bundled", dataset="MG", overrides=["training.max_steps=400", *overrides])
+        assert (config == start) == (name == UNCHANGED)
+
+
+def test_conditions_of_the_method_do_not_change_the_baseline() -> None:
+    """What spares the baseline a training has no effect on it: same weights, same outputs."""
+    dataset = load_dataset("MG")
+    networks = []
+    for overrides in ((), *(o for o in read_trials(FACTORS, []).values() if o and all_of_the_method(o))):
+        config = load_config(preset="smoke", dataset="MG", setting="DeepHE3", overrides=overrides)
+        torch.manual_seed(0)
+        networks.append(build_model(config.model, dataset).state_dict())
+    assert len(networks) > 5
+    for state in networks[1:]:
+        assert all(torch.equal(state[name], value) for name, value in networks[0].items())
+
+
+def all_of_the_method(overrides: tuple[str, ...]) -> bool:
+    """Return whether a factor spares the baseline a training."""
+    return all(text.startswith(OF_THE_METHOD) for text in overrides)

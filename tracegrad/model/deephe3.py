@@ -166,7 +166,7 @@ class DeepHE3(nn.Module):
 
     def embed_nodes(self, species: Tensor, like: Tensor) -> FrameBlocks:
         """Node features before the first block, in the dtype of ``like``."""
-        one_hot = nn.functional.one_hot(species, self.targets.num_species).to(like)
+        one_hot = (species[:, None] == torch.arange(self.targets.num_species, device=species.device)).to(like)
         return list(self.embedding([one_hot[:, None, :]]))
 
     def embed_edges(self, graph: Data) -> tuple[Tensor, FrameBlocks]:

@@ -73,22 +73,24 @@ class OutputTransform(nn.Module):
 
     def reference_pole(self, graph: Data, rows: int) -> Tensor:
         """Two-centre reference of the components ``m = 0``, ``(rows, K_0)``, eV; all others are zero."""
-        num_nodes = graph.num_nodes
-        types = graph.edge_type[num_nodes:rows]
-        pairs = torch.empty(len(types), self.num_pole, dtype=self.pair_splines.dtype, device=types.device)
-        splines = self._splines(_distances(graph, rows)).to(self.pair_splines)
-        for pair_type, index in _by_type(types):
-            pairs[index] = splines[index] @ self.pair_splines[pair_type]
+        pairs = self._of_pairs(self.pair_splines, self._splines(_distances(graph, rows)), graph, rows)
         return torch.cat([self.loop_mean[graph.species], pairs])
 
     def scales(self, graph: Data, rows: int) -> Tensor:
         """Scale of every channel, ``(rows, K_0)``, eV."""
-        types = graph.edge_type[graph.num_nodes : rows]
-        shapes = self._shapes(_distances(graph, rows)).to(self.pair_shapes)
-        pairs = torch.empty(len(types), self.num_pole, dtype=shapes.dtype, device=types.device)
-        for pair_type, index in _by_type(types):
-            pairs[index] = torch.exp(shapes[index] @ self.pair_shapes[pair_type])
-        return torch.cat([self.loop_scale[graph.species], pairs])
+        pairs = self._of_pairs(self.pair_shapes, self._shapes(_distances(graph, rows)), graph, rows)
+        return torch.cat([self.loop_scale[graph.species], torch.exp(pairs)])
+
+    def _of_pairs(self, coefficients: Tensor, functions: Tensor, graph: Data, rows: int) -> Tensor:
+        """Functions of the distance times the coefficients of each pair's elements, ``(rows - N, K_0)``.
+
+        One product with the functions of every pair in the columns of its elements: no number of the graph decides
+        what is computed, so that a step can be recorded (:mod:`tracegrad.training.recorded`).
+        """
+        types = graph.edge_type[graph.num_nodes : rows, None]
+        chosen = types == torch.arange(len(coefficients), device=types.device)
+        spread = chosen[:, :, None] * functions.to(coefficients)[:, None, :]
+        return spread.flatten(1) @ coefficients.flatten(0, 1)
 
     def fit(self, graphs: Iterable[Data]) -> None:
         """Fit reference and scales to the targets of the training set.

@@ -261,11 +261,13 @@ def frame_matrix(l: int, R: Tensor) -> Tensor:
 
 def unnatural_wigner(D: Tensor) -> Tensor:
     """The same rotations for an irrep of unnatural parity, whose rows are ``0, (-1), -(+1), (-2), -(+2), ...``."""
-    l = D.shape[1] // 2
-    order = torch.tensor([0] + [row for m in range(1, l + 1) for row in (2 * m, 2 * m - 1)], device=D.device)
-    signs = D.new_tensor([1.0] + [1.0, -1.0] * l)
-    place = (order[:, None] * (2 * l + 1) + order).flatten()
-    return (D.flatten(1).index_select(1, place) * (signs[:, None] * signs).flatten()).view_as(D)
+    return _unnatural_order(_unnatural_order(D).mT).mT
+
+
+def _unnatural_order(rows: Tensor) -> Tensor:
+    """Components ``0, +1, -1, +2, -2, ...`` of the last axis in the order of :func:`unnatural_wigner`."""
+    plus, minus = rows[..., 1::2], rows[..., 2::2]
+    return torch.cat([rows[..., :1], torch.stack([minus, -plus], dim=-1).flatten(-2)], dim=-1)
 
 
 def reversed_wigner(wigner: list[Tensor]) -> list[Tensor]:

@@ -14,7 +14,17 @@ from typing import Any, cast
 
 import yaml
 
-from tracegrad.config.schema import LOGGERS, PRESETS, RECIPES, SECTIONS, SETTINGS, Config, DataConfig, ModelConfig
+from tracegrad.config.schema import (
+    LOGGERS,
+    PRESETS,
+    RECIPES,
+    SECTIONS,
+    SETTINGS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+)
 from tracegrad.errors import ConfigError, did_you_mean
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
@@ -91,11 +101,23 @@ def check_config(config: Config, where: str = "configuration") -> None:
         raise ConfigError(
             f"{where}: training.weight_decay needs training.optimizer 'adamw' or 'soap', found {training.optimizer!r}"
         )
+    if training.cuda_graphs:
+        _check_recordable(training, where)
     if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
         raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
     for name in ("trace_of_residual", "reference_only"):
         if getattr(config.model, name) and not config.model.reference:
             raise ConfigError(f"{where}: model.{name} needs model.reference true, found false")
+
+
+def _check_recordable(training: TrainingConfig, where: str) -> None:
+    """Refuse what changes from step to step in a way that a recorded step cannot follow."""
+    needed = {"batch_size": 1, "devices": 1, "nodes": 1, "rotate_after": 1.0, "lambda_schedule": "constant"}
+    for name, value in needed.items():
+        if getattr(training, name) != value:
+            raise ConfigError(
+                f"{where}: training.cuda_graphs needs training.{name} {value!r}, found {getattr(training, name)!r}"
+            )
 
 
 def check_budget(config: Config, where: str = "configuration") -> None:

@@ -127,6 +127,9 @@ class TrainingConfig:
     seed: int = option(42, "Seed of the initial weights and of the order of the data.", low=0, high=2**32 - 1)
     dtype: str = option("float32", "Precision of weights and features.", choices=("float32", "float64"))
     device: str = option("auto", "'auto' takes a GPU if there is one.", choices=("auto", "cpu", "cuda"))
+    cuda_graphs: bool = option(
+        False, "On a GPU: record the step of every structure once and replay it, one launch instead of thousands."
+    )
     devices: int = option(1, "Processes of this run, each with a device of its own (DDP).", low=1)
     nodes: int = option(1, "Machines of this run; `devices` processes on each.", low=1)
     threads: int = option(0, "CPU threads; 0 leaves torch's choice.", low=0)

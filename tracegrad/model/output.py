@@ -90,7 +90,8 @@ class OutputTransform(nn.Module):
         types = graph.edge_type[graph.num_nodes : rows, None]
         chosen = types == torch.arange(len(coefficients), device=types.device)
         spread = chosen[:, :, None] * functions.to(coefficients)[:, None, :]
-        return spread.flatten(1) @ coefficients.flatten(0, 1)
+        pairs: Tensor = spread.flatten(1) @ coefficients.flatten(0, 1)
+        return pairs
 
     def fit(self, graphs: Iterable[Data]) -> None:
         """Fit reference and scales to the targets of the training set.

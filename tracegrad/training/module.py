@@ -14,6 +14,7 @@ from tracegrad.config import TrainingConfig
 from tracegrad.graph import TargetLayout
 from tracegrad.loss import LossTerms, ReversedFrame, TraceGradLoss
 from tracegrad.training.data import BatchStream, rotated, step_rotation
+from tracegrad.training.recorded import RecordedSteps, Recorder
 from tracegrad.training.soap import SOAP, weight_matrices
 
 
@@ -37,9 +38,12 @@ class TrainingModule(lightning.LightningModule):
         model: network with ``in_frame(graph)``.
         config: loss and optimiser.
         batches: endless batches; they are asked for after a state has been restored.
+        recorder: records the steps, where they are replayed (``training.cuda_graphs``).
     """
 
-    def __init__(self, model: nn.Module, config: TrainingConfig, batches: BatchStream) -> None:
+    def __init__(
+        self, model: nn.Module, config: TrainingConfig, batches: BatchStream, recorder: Recorder | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.config = config
@@ -47,13 +51,30 @@ class TrainingModule(lightning.LightningModule):
         self.loss = make_loss(config, cast(TargetLayout, model.targets))
         self.progress = 0.0
         self.terms: LossTerms | None = None
+        trained = [p for p in model.parameters() if p.requires_grad]
+        self.recorded = RecordedSteps(self.terms_of, trained, recorder) if recorder else None
+
+    def terms_of(self, batch: Data) -> LossTerms:
+        """Loss of a batch."""
+        terms: LossTerms = self.loss(self.model.in_frame(batch), batch, self.progress)  # type: ignore[operator]
+        return terms
 
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Loss of one batch, rotated in the part of the run where the configuration asks for it."""
         if self.config.rotate_after < 1.0 and self.progress >= self.config.rotate_after:
             batch = rotated(batch, step_rotation(self.config.seed, self.trainer.global_step))
-        self.terms = self.loss(self.model.in_frame(batch), batch, self.progress)  # type: ignore[operator]
+        self.terms = self.recorded(batch) if self.recorded else self.terms_of(batch)
         return self.terms.total
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients, unless the recorded step has."""
+        if self.recorded is None:
+            loss.backward()
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients; a recorded step has overwritten them."""
+        if self.recorded is None:
+            optimizer.zero_grad()
 
     def train_dataloader(self) -> BatchStream:
         """Batches from the next step on."""

@@ -27,6 +27,7 @@ from tracegrad.training.folder import FINAL_FILE, open_run_folder
 from tracegrad.training.guard import TrainingError, WeightAverage
 from tracegrad.training.module import TrainingModule
 from tracegrad.training.progress import ProgressDisplay
+from tracegrad.training.recorded import CudaRecorder
 from tracegrad.training.resume import RESUME_FILE, AtomicCheckpointIO, ResumeState
 from tracegrad.training.schedule import Budget, RateSchedule
 
@@ -78,7 +79,7 @@ def train(
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         check_budget(config)
-        run = prepare(config, data, choose_device(config.training.device), folder)
+        run = prepare(config, data, choose_device(config.training.device, config.training.cuda_graphs), folder)
         fit(run, config, folder, quiet=quiet)
         return _save_final(run, config, data, folder)
 
@@ -115,7 +116,8 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
         validation_interval(training, len(graphs), len(val_graphs)),
         folder,
     )
-    module = TrainingModule(model, training, BatchStream(graphs, order))
+    recorder = CudaRecorder() if training.cuda_graphs else None
+    module = TrainingModule(model, training, BatchStream(graphs, order), recorder)
     return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds))
 
 

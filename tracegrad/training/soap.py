@@ -57,11 +57,12 @@ class SOAP(torch.optim.Optimizer):
     .. math:: W \leftarrow W - \eta\, Q_L \frac{Q_L^T M Q_R}{\sqrt{V} + \epsilon} Q_R^T, \qquad
        V = \mathrm{mean}\left[(Q_L^T G Q_R)^2\right]
 
-    with ``M`` the running mean of ``G``, kept in the eigenbasis; ``eps`` is relative to the root mean square of ``sqrt(V)`` in the matrix, so
-    that neither the scale of the loss nor rounding in directions without a gradient matters. Every so many steps one
-    step of power iteration and a QR decomposition update the eigenvectors. Every element of a vector (biases, gains)
-    is a matrix of its own: Adam. Matrices of one shape are handled as one batch; the first step only measures.
-    With a decay ``d``, matrices shrink by ``1 - rate d`` before every step, as in AdamW; vectors do not.
+    with ``M`` the running mean of ``G``, kept in the eigenbasis; ``eps`` is relative to the root mean square of
+    ``sqrt(V)`` in the matrix, so that neither the scale of the loss nor rounding in directions without a gradient
+    matters. Every so many steps one step of power iteration and a QR decomposition update the eigenvectors. Every
+    element of a vector (biases, gains) is a matrix of its own: Adam. Matrices of one shape are handled as one batch;
+    the first step only measures. With a decay ``d``, matrices shrink by ``1 - rate d`` before every step, as in
+    AdamW; vectors do not.
     Vyas et al., SOAP, arXiv:2409.11321, Algorithm 3.
 
     Args:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tracegrad.model.layers.weight_map import WeightMap
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
@@ -91,7 +94,7 @@ class EquivariantLinear(nn.Module):
             types: ``(E,)`` where there are row types.
             plus: blocks of the output's layout to add.
         """
-        order = _TypeOrder(types, self.num_types) if types is not None and self.num_types > 1 else None
+        order = _TypeOrder.of(types, self.num_types) if types is not None and self.num_types > 1 else None
         outputs = []
         for m, matrix in enumerate(self.matrices()):
             rows = blocks[m].flatten(0, 1)
@@ -117,7 +120,17 @@ class EquivariantLinear(nn.Module):
 
 
 class _TypeOrder:
-    """Rows sorted by type, so that every type is one matrix product."""
+    """Rows sorted by type, so that every type is one matrix product; kept as long as the types of a graph are."""
+
+    _known: MutableMapping[Tensor, _TypeOrder] = WeakTensorKeyDictionary()
+
+    @classmethod
+    def of(cls, types: Tensor, num_types: int) -> _TypeOrder:
+        """The order of some types, which must not be changed in place; several layers and steps ask for the same."""
+        known = cls._known.get(types)
+        if known is None or len(known.counts) != num_types:
+            known = cls._known[types] = cls(types, num_types)
+        return known
 
     def __init__(self, types: Tensor, num_types: int) -> None:
         self.order = torch.argsort(types, stable=True)

@@ -116,6 +116,7 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     points = read_curve(folder / "history.csv")
     return {
         **asdict(case),
+        "seconds": record["config"]["training"]["max_seconds"],  # of a run that was there already
         "title": case.title,
         "points": points,
         "seconds_to": seconds_to(points),

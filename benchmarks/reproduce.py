@@ -34,6 +34,7 @@ from tracegrad.config import PRESETS
 from tracegrad.errors import ConfigError, TracegradError
 
 MAX_JOBS = 8  # more networks side by side compete for memory
+GPU_JOBS = 4  # trainings on one GPU; a single one on a small structure leaves most of it idle
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 EXAMPLES = """examples:
   nox -s reproduce -- --dataset MG                          the four settings on bundled graphene
@@ -66,7 +67,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--no-report", action="store_true", help="train only; draw later with `python -m reports OUT`")
     add("--dry-run", action="store_true", help="print the plan with estimated times and stop")
     add("--executor", choices=EXECUTORS, default="local", help="where runs are executed (default: local)")
-    add("--jobs", type=int, default=None, help="local runs side by side (default: one per core; one on a GPU)")
+    add(
+        "--jobs",
+        type=int,
+        default=None,
+        help="local runs side by side (default: one per core; on a GPU 4 or, published, 1)",
+    )
     add("--hours", type=float, default=72.0, help="time limit of one run in hours (default: 72)")
     add("--slurm", action="append", default=[], metavar="KEY=VALUE", help="parameter of the cluster, repeatable")
     return parser
@@ -211,7 +217,9 @@ def _jobs(options: argparse.Namespace) -> int:
         if options.jobs < 1:
             raise ConfigError(f"--jobs: expected at least 1, found {options.jobs}")
         return int(options.jobs)
-    return 1 if options.device == "cuda" or options.executor == "inline" else min(cores(), MAX_JOBS)
+    if options.executor == "inline" or (options.device == "cuda" and options.preset == "published"):
+        return 1  # the published structures and networks fill a GPU
+    return GPU_JOBS if options.device == "cuda" else min(cores(), MAX_JOBS)
 
 
 def _variables(executor: str, jobs: int) -> list[tuple[str, str | None]]:

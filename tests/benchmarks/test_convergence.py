@@ -39,7 +39,9 @@ def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "history.csv").write_text(HISTORY, encoding="utf-8")
     (folder / "run.json").write_text(
-        '{"steps": 40, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}', encoding="utf-8"
+        '{"steps": 40, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
+        '"config": {"training": {"max_seconds": 60.0}}}',
+        encoding="utf-8",
     )
     curve = run(case, options)
     assert "| 3 | 3 | 9 | - | 1.900 |" in table([curve])
@@ -79,7 +81,10 @@ def test_trials_are_ordered_by_their_error_and_keep_their_curves(tmp_path: Path)
         folder = tmp_path / "work" / Case("MG", "DeepHE3", "fast", 60.0, (), name).name
         folder.mkdir(parents=True)
         (folder / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
-        (folder / "run.json").write_text('{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}')
+        (folder / "run.json").write_text(
+            '{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
+            '"config": {"training": {"max_seconds": 60.0}}}'
+        )
     assert trials_main(words) == 0
     content = json.loads((tmp_path / "out" / "trials_MG_DeepHE3.json").read_text(encoding="utf-8"))
     assert [curve["title"] for curve in content["curves"]] == ["float64", "rate 0.1"]

@@ -21,7 +21,10 @@ def leave(work: Path, name: str, error: float) -> None:
     """Leave what a complete training leaves."""
     (work / name).mkdir(parents=True)
     (work / name / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
-    (work / name / "run.json").write_text('{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}')
+    (work / name / "run.json").write_text(
+        '{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
+        '"config": {"training": {"max_seconds": 60.0}}}'
+    )
 
 
 @pytest.fixture

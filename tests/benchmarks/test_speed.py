@@ -16,6 +16,7 @@ import torch
 from benchmarks import gpu, large, networks, scaling, speed, variants
 from benchmarks.networks import exponent, network, random_graph, rounds
 from benchmarks.page import write_speed
+from tracegrad.errors import TracegradError
 from tracegrad.model import NetworkSizes
 
 SMALL = NetworkSizes("8x0e+4x1o+2x2e", 8, 2, 1, 7.2, 8, "graph")
@@ -71,14 +72,16 @@ def test_gpu_command_runs_on_the_processor_and_names_what_is_missed(
 ) -> None:
     assert gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "gpu.json")]) == 0
     record = json.loads((tmp_path / "gpu.json").read_text())
-    assert set(record) == {"device", "parity", "speed", "training"}
+    assert set(record) == {"device", "parity", "speed", "training", "side_by_side"}
     assert set(record["parity"]) == {"spinful_bismuth", "spinless_mos2"}
     figures = record["speed"]["edges"]["60"]
     assert figures["max_rel_difference"] < 1e-12
     assert figures["launches_fast"] < figures["launches_e3nn"]
     errors = {name: found["max_rel_error"] for name, found in record["speed"]["precisions"].items()}
     assert errors["float32"] < 1e-5 < errors["bfloat16"]
-    assert record["training"]["steps"] > 0
+    assert [training["steps"] for training in record["training"]] == [2]
+    assert [len(found["train_seconds"]) for found in record["side_by_side"]] == list(gpu.SIDE_BY_SIDE)
+    assert all(found["steps_per_second"] > 0 for found in record["side_by_side"])
     printed = capsys.readouterr().out
     assert "parity with the public code: spinful_bismuth" in printed
     rows = speed.rows_of(record["speed"])
@@ -92,7 +95,10 @@ def test_gpu_command_runs_on_the_processor_and_names_what_is_missed(
     assert len([row for row in speed.rows_of(record["speed"]) if "NOT MET" in row[2]]) == len(missed) + 1
     monkeypatch.setattr(gpu, "parity", lambda cases, device: {"broken": {"H": 1e-3}})
     monkeypatch.setattr(gpu, "record_of", lambda *_, **__: record["speed"])
-    monkeypatch.setattr(gpu, "short_training", lambda *_: record["training"])
+    monkeypatch.setattr(gpu, "short_training", lambda *_: record["training"][0])
+    with pytest.raises(TracegradError, match="2 trainings side by side: at least one failed"):
+        gpu.side_by_side("nowhere", True, 2)
+    monkeypatch.setattr(gpu, "side_by_side", lambda *_: record["side_by_side"][0])
     assert gpu.main(["--device", "cpu", "--quick", "--out", str(tmp_path / "b.json")]) == 1
 
 

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 
 from benchmarks.plan import Conditions, Run
-from benchmarks.reproduce import main
+from benchmarks.reproduce import _jobs, main, make_parser
 from benchmarks.worker import RunJob
 
 Trainer = Callable[..., tuple[str, ...]]
@@ -127,6 +127,19 @@ def test_a_folder_of_unknown_origin_is_refused(
         (out / "runs" / "a.json").write_text("{}")
     assert main(arguments(out, "--resume"), trainer()) == 2
     assert "give another" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--device", "cuda"), 4),  # small structures share a GPU
+        (("--device", "cuda", "--preset", "published"), 1),
+        (("--device", "cuda", "--jobs", "2"), 2),
+        (("--executor", "inline"), 1),
+    ],
+)
+def test_trainings_run_side_by_side_where_one_leaves_room(words: tuple[str, ...], expected: int) -> None:
+    assert _jobs(make_parser().parse_args(list(words))) == expected
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,9 @@ def test_sizes_and_cosine_are_those_of_the_gradients_taken_apart(checkpoints: di
     model, config, _ = load_checkpoint(checkpoints["DeepHE3+TraceGrad"])
     graph = collate([build_graph(load_dataset("MG").val[0], model.targets, dtype=torch.float64)])
     shared = [p for name, p in model.train().named_parameters() if p.requires_grad and "trace_decoder" not in name]
-    terms = TraceGradLoss(1.0, standardize=config.training.trace_standardize)(model.in_frame(graph), graph)
+    training = config.training
+    loss = TraceGradLoss(1.0, trace_loss=training.trace_loss, standardize=training.trace_standardize)
+    terms = loss(model.in_frame(graph), graph)
 
     def gradient(total: torch.Tensor) -> torch.Tensor:
         parts = torch.autograd.grad(total, shared, retain_graph=True, allow_unused=True)

@@ -6,8 +6,10 @@ They are planned from finished runs of the same database and seed, so they come 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
+from pathlib import Path
 from typing import Any, cast
 
 from benchmarks.plan import FIRST_SEED, Conditions, Run, settings_of
@@ -25,6 +27,7 @@ NO_NETWORK = ("model.reference=true", "model.reference_only=true", "training.epo
 # Lengths that belong to a schedule in steps or epochs: they stretch together, so that the schedule keeps its shape.
 LENGTHS = ("epochs", "max_steps", "start", "interval", "patience", "cooldown", "warmup_steps")
 BISECTIONS = 16
+STEP_ROUNDS, STEPS_A_ROUND = 7, 10  # of the ratio of times; ten steps hold one update of SOAP's eigenvectors
 FACTORS = (0.125, 16.0)  # of the multiplicities, searched for the number of weights
 
 
@@ -44,6 +47,7 @@ def plan_controls(
     records: Sequence[Mapping[str, Any]],
     conditions: Conditions,
     count: Callable[[Run, Conditions], int] | None = None,
+    ratio: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None,
 ) -> list[Run]:
     """Plan the controls of every database and seed that has both the baseline and TraceGrad.
 
@@ -54,6 +58,8 @@ def plan_controls(
         records: finished runs of the grid.
         conditions: what all runs share.
         count: number of weights of a run's network (default: build it).
+        ratio: time of the second of two runs over that of the first (default: :func:`step_time_ratio` on the processor,
+            where other work on the machine counts; the seconds of the runs on a GPU).
 
     Returns:
         the runs.
@@ -67,7 +73,8 @@ def plan_controls(
         if "two-centre" in names and seed == FIRST_SEED:
             runs.append(Run(dataset, BASELINE, seed, LABELS["two-centre"], NO_NETWORK))
         if "equal-time" in names:
-            overrides = equal_time(baseline["config"]["training"], full["train_seconds"] / baseline["train_seconds"])
+            time_ratio = ratio or (step_time_ratio if conditions.device == "cpu" else _seconds_ratio)
+            overrides = equal_time(baseline["config"]["training"], time_ratio(baseline, full))
             runs.append(Run(dataset, BASELINE, seed, LABELS["equal-time"], overrides))
         if "parameter-matched" in names:
             size = partial(_size, dataset, conditions, count or count_parameters)
@@ -75,6 +82,48 @@ def plan_controls(
             overrides = (f"model.hidden_irreps={irreps}",)
             runs.append(Run(dataset, BASELINE, seed, LABELS["parameter-matched"], overrides))
     return runs
+
+
+def _seconds_ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    return float(second["train_seconds"] / first["train_seconds"])
+
+
+def step_time_ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+    """Processor time of a training step of the second run over that of the first, in turn in one process, one thread.
+
+    Args:
+        first: record of a run.
+        second: record of another on the same database.
+    """
+    import torch  # the sweep itself does not need it
+
+    from benchmarks.networks import rounds
+    from tracegrad.config import config_from_dict
+    from tracegrad.data import load_dataset
+    from tracegrad.training.run import prepare
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        steps = {}
+        for name, record in (("first", first), ("second", second)):
+            config = config_from_dict(record["config"])
+            data = load_dataset(config.data.dataset, source=config.data.source)
+            module = prepare(config, data, torch.device("cpu"), Path()).module
+            optimizer = module.configure_optimizers()
+            optimizer.param_groups[0]["lr"] = 0.0  # weights that blow up have slow numbers in them
+            steps[name] = partial(_train, module, optimizer, iter(module.batches))
+        return rounds(steps, STEP_ROUNDS).ratio("second", "first")
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _train(module: Any, optimizer: Any, batches: Iterator[Any]) -> None:
+    """Some training steps, the same batches for every network of a seed."""
+    for batch in islice(batches, STEPS_A_ROUND):
+        optimizer.zero_grad()
+        module.terms_of(batch).total.backward()
+        optimizer.step()
 
 
 def _size(dataset: str, conditions: Conditions, count: Callable[[Run, Conditions], int], irreps: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import jsonschema
 import numpy as np
 import pytest
 
-from benchmarks.controls import equal_time, matched_irreps, plan_controls, scaled_irreps
+from benchmarks.controls import equal_time, matched_irreps, plan_controls, scaled_irreps, step_time_ratio
 from benchmarks.environment import environment, versions
 from benchmarks.ledger import read_curve
 from benchmarks.plan import (
@@ -31,6 +32,8 @@ from benchmarks.plan import (
 )
 from tracegrad.config import load_config
 from tracegrad.errors import ConfigError
+
+WIDE = "64x0e+32x1o+16x2e+16x3o+16x4e"
 
 
 def test_the_default_grid_is_that_of_the_papers_tables() -> None:
@@ -118,13 +121,25 @@ def test_controls_follow_from_finished_runs(conditions: Conditions) -> None:
     def count(run: Run, _: Conditions) -> int:
         return int(run.overrides[0].split("=")[1].split("x")[0]) ** 2
 
-    equal, matched = plan_controls(["equal-time", "parameter-matched"], records, conditions, count)
+    def ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
+        return float(second["train_seconds"] / first["train_seconds"])
+
+    equal, matched = plan_controls(["equal-time", "parameter-matched"], records, conditions, count, ratio)
     assert (equal.label, equal.setting, equal.overrides) == (
         "DeepHE3 (equal time)", "DeepHE3", ("training.epochs=18",)
     )  # fmt: skip
     assert matched.label == "DeepHE3 (parameter matched)"
     assert matched.overrides == ("model.hidden_irreps=20x0e",)
     assert {equal.name, matched.name} == {"MG_DeepHE3-equal-time_42", "MG_DeepHE3-parameter-matched_42"}
+
+
+def test_time_of_a_step_is_measured_and_not_that_of_the_runs() -> None:
+    """A run that shared the machine took longer; its step does not."""
+    config = load_config(preset="smoke", dataset="BB", overrides=["data.num_train=1"]).to_dict()
+    wide = load_config(preset="smoke", dataset="BB", overrides=["data.num_train=1", f"model.hidden_irreps={WIDE}"])
+    first = {"train_seconds": 1.0, "config": config}
+    assert step_time_ratio(first, {"train_seconds": 5.0, "config": config}) == pytest.approx(1.0, abs=0.3)
+    assert step_time_ratio(first, {"train_seconds": 0.1, "config": wide.to_dict()}) > 1.3
 
 
 def test_the_reference_without_a_network_is_planned_once_per_database(conditions: Conditions) -> None:

@@ -1,0 +1,82 @@
+"""The SOAP of a package is an oracle of ours, and sees through the adapter what ours sees."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_optimizer import SOAP as PackageSOAP
+from torch import Tensor, nn
+
+from benchmarks.optimizers import MatrixShapes, OnMatrices, main
+from tracegrad.training.soap import SOAP
+
+# With a side of 5 the first gradient would leave two directions out, whose basis is anybody's choice.
+SHAPES = [(4, 3), (3, 4), (4, 3)]
+Make = Callable[[MatrixShapes], torch.optim.Optimizer]
+
+
+def path(make: Make, shapes: list[tuple[int, int]], steps: int = 30) -> Tensor:
+    """Where an optimiser takes a flat weight that holds three matrices, on a target that wavers.
+
+    It wavers so that no gradient repeats the one before: its rounding errors in directions without a gradient would
+    decide the path.
+    """
+    generator = torch.Generator().manual_seed(5)
+    flat = nn.Parameter(torch.randn(36, generator=generator, dtype=torch.float64))
+    target = torch.randn(36, generator=generator, dtype=torch.float64)
+    mixing = torch.randn(36, 36, generator=generator, dtype=torch.float64)
+    optimizer = make({flat: shapes})
+    optimizer.param_groups[0]["lr"] = 0.02
+    for _ in range(steps):
+        optimizer.zero_grad()
+        wavering = target + torch.randn(36, generator=generator, dtype=torch.float64)
+        (mixing @ (flat - wavering)).square().sum().backward()
+        optimizer.step()
+    return flat.detach()
+
+
+def ours(shapes: MatrixShapes) -> torch.optim.Optimizer:
+    return SOAP(shapes, 0.0, eps=0.0, precondition_every=1)
+
+
+def of_package(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    return PackageSOAP(parameters, 0.0, (0.95, 0.95), weight_decay=0.0, precondition_frequency=1, eps=1e-30)
+
+
+def on_matrices(shapes: MatrixShapes) -> torch.optim.Optimizer:
+    return OnMatrices(shapes, of_package)
+
+
+def as_they_are(shapes: MatrixShapes) -> torch.optim.Optimizer:
+    return of_package(list(shapes))
+
+
+@pytest.mark.parametrize(("make", "same"), [(on_matrices, True), (as_they_are, False)], ids=["matrices", "control"])
+def test_soap_of_a_package_takes_the_same_path_on_the_same_matrices(make: Make, same: bool) -> None:
+    # The package decomposes in float32.
+    assert torch.allclose(path(ours, SHAPES), path(make, SHAPES), rtol=0, atol=1e-6) == same
+
+
+def test_adapter_hands_every_weight_its_own_gradient() -> None:
+    def adapted(shapes: MatrixShapes) -> torch.optim.Optimizer:
+        return OnMatrices(shapes, lambda pieces: torch.optim.SGD(pieces, lr=0.0))
+
+    plain = path(lambda shapes: torch.optim.SGD(list(shapes), lr=0.0), SHAPES, steps=3)
+    assert torch.equal(path(adapted, SHAPES, steps=3), plain)
+    assert not torch.equal(path(adapted, SHAPES, steps=2), plain)
+
+
+def test_table_and_record_hold_every_optimiser_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--steps", "2", "--preset", "smoke", "--rates", "0.05", "--out", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "optimizers_MG.json").read_text(encoding="utf-8"))
+    assert [row["optimizer"] for row in record["rows"]] == [
+        "ours",
+        "package, parameters as they are",
+        "package, on the matrices",
+    ]
+    assert all(row["val_mae_mev"] > 0 and row["optimizer_ms"] > 0 for row in record["rows"])
+    assert (tmp_path / "optimizers_MG.md").read_text(encoding="utf-8") in capsys.readouterr().out

@@ -79,7 +79,7 @@ OPTIMIZERS: dict[str, Callable[[MatrixShapes], torch.optim.Optimizer]] = {
 
 
 class Timed:
-    """Processor time inside the steps of an optimiser.
+    """Processor time inside the steps of an optimiser, without that of the closure, which runs the network.
 
     Args:
         optimizer: what is measured.
@@ -90,8 +90,18 @@ class Timed:
         optimizer.register_step_pre_hook(self._before)
         optimizer.register_step_post_hook(self._after)
 
-    def _before(self, *_: Any) -> None:
+    def _before(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         self._start = time.process_time()
+        if closure is None:
+            return args, kwargs
+
+        def then_start() -> Any:
+            loss = closure()
+            self._start = time.process_time()
+            return loss
+
+        return args[:1], {**kwargs, "closure": then_start}
 
     def _after(self, *_: Any) -> None:
         self.seconds += time.process_time() - self._start

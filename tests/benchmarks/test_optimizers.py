@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from pytorch_optimizer import SOAP as PackageSOAP
 from torch import Tensor, nn
 
-from benchmarks.optimizers import MatrixShapes, OnMatrices, main
+from benchmarks.optimizers import MatrixShapes, OnMatrices, Timed, main
 from tracegrad.training.soap import SOAP
 
 # With a side of 5 the first gradient would leave two directions out, whose basis is anybody's choice.
@@ -68,6 +69,27 @@ def test_adapter_hands_every_weight_its_own_gradient() -> None:
     plain = path(lambda shapes: torch.optim.SGD(list(shapes), lr=0.0), SHAPES, steps=3)
     assert torch.equal(path(adapted, SHAPES, steps=3), plain)
     assert not torch.equal(path(adapted, SHAPES, steps=2), plain)
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_time_of_the_closure_is_not_that_of_the_optimiser(by_name: bool) -> None:
+    def closure() -> float:
+        end = time.process_time() + 0.05
+        while time.process_time() < end:
+            pass
+        calls.append(1)
+        return 0.0
+
+    calls: list[int] = []
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
+    timed, start = Timed(optimizer), time.process_time()
+    for _ in range(4):
+        if by_name:
+            optimizer.step(closure=closure)
+        else:
+            optimizer.step(closure)
+    assert len(calls) == timed.steps == 4
+    assert timed.seconds < 0.5 * (time.process_time() - start)  # the closures alone take nearly all of it
 
 
 def test_table_and_record_hold_every_optimiser_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

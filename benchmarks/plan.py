@@ -180,7 +180,9 @@ class Estimate:
 
 
 def estimate(run: Run, conditions: Conditions, records: Iterable[Path]) -> Estimate:
-    """Guess how long a run takes: the median of measured ones, else the share of the preset's budget.
+    """Guess how long a run takes: the median time of a step of the same network, times the steps of this run.
+
+    Where no run of the network was measured, it is the share of the preset's budget.
 
     Args:
         run: the run.
@@ -190,16 +192,21 @@ def estimate(run: Run, conditions: Conditions, records: Iterable[Path]) -> Estim
     Returns:
         the guess and its basis.
     """
+    config = load_config(
+        preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
+    )
+    model = asdict(config.model)
     measured = []
     for path in records:
         try:
             raw = json.loads(path.read_bytes())
-            same = (
-                raw["dataset"] == run.dataset and raw["setting"] == run.setting and raw["preset"] == conditions.preset
-            )
+            same = (raw["dataset"], raw["preset"]) == (run.dataset, conditions.preset) and raw["config"][
+                "model"
+            ] == model
             if same and str(raw["device"]).startswith("cpu") == (conditions.device == "cpu"):
-                measured.append(float(raw["train_seconds"]))
-        except (OSError, ValueError, KeyError, TypeError):
+                longer = config.training.max_steps / raw["steps"] if config.training.max_steps else 1.0
+                measured.append(longer * float(raw["train_seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             continue
     if measured:
         return Estimate(statistics.median(measured), f"median of {len(measured)} measured")

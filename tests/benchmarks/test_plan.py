@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,18 +65,30 @@ def test_a_run_is_configured_as_planned(tmp_path: Path) -> None:
     assert words[-3:] == ("--out", str(tmp_path), "--resume")
 
 
-def test_a_time_is_the_median_of_measured_ones_or_the_budget(tmp_path: Path, conditions: Conditions) -> None:
-    run = Run("MG", "DeepHE3", 42, "DeepHE3")
-    base = {"dataset": "MG", "setting": "DeepHE3", "preset": "smoke", "device": "cpu, 2 threads"}
-    others = [base | {"preset": "bundled"}, base | {"device": "NVIDIA H200"}, base | {"setting": "HarmoSE"}, {}, []]
+def test_a_time_is_the_median_of_measured_ones_or_the_budget(tmp_path: Path) -> None:
+    conditions = Conditions("bundled", "bundled", "cpu")
+    run = Run("MG", "DeepHE3", 42, "DeepHE3", ("training.max_steps=300",))
+    model = asdict(load_config(preset="bundled", dataset="MG", setting="DeepHE3").model)
+    base = {"dataset": "MG", "preset": "bundled", "device": "cpu, 2 threads", "config": {"model": model}, "steps": 300}
+    base |= {"train_seconds": 999}
+    wider = {"config": {"model": model | {"hidden_irreps": WIDE}}}
+    others = [base | {"preset": "smoke"}, base | {"device": "NVIDIA H200"}, base | {"steps": 0}, base | wider, {}, []]
     files = []
     for number, content in enumerate([base | {"train_seconds": s} for s in (10, 30, 20)] + others):
         files.append(tmp_path / f"{number}.json")
-        entry = content | {"train_seconds": content.get("train_seconds", 999)} if isinstance(content, dict) else content
-        files[-1].write_text(json.dumps(entry))
+        files[-1].write_text(json.dumps(content))
     assert estimate(run, conditions, files) == Estimate(20.0, "median of 3 measured")
-    assert estimate(run, conditions, []) == Estimate(60.0, "budget of the preset")
+    assert estimate(run, conditions, []) == Estimate(900.0, "budget of the preset")
     assert estimate(run, Conditions("bundled", "published", "cpu"), []).seconds is None
+
+
+def test_a_longer_run_is_estimated_longer(tmp_path: Path) -> None:
+    conditions = Conditions("bundled", "bundled", "cpu")
+    model = asdict(load_config(preset="bundled", dataset="MG", setting="DeepHE3").model)
+    record = {"dataset": "MG", "preset": "bundled", "device": "cpu", "config": {"model": model}}
+    (tmp_path / "run.json").write_text(json.dumps(record | {"steps": 300, "train_seconds": 30.0}))
+    longer = Run("MG", "DeepHE3", 42, "longer", ("training.max_steps=900",))
+    assert estimate(longer, conditions, [tmp_path / "run.json"]) == Estimate(90.0, "median of 1 measured")
 
 
 def test_total_time_counts_runs_side_by_side() -> None:

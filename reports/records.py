@@ -66,7 +66,7 @@ class RunRecord:
         seed: seed of weights and order of the structures.
         comparison: which table the record may stand in.
         subsets: metrics by subset: ``"all"``, or ``"nt"`` and ``"t"``.
-        parameters: number of trained weights.
+        parameters: number of weights of the network; zero where its part is left out (two-centre reference alone).
         train_seconds: wall time of the training, s.
         raw: the record as it was read, for provenance.
         path: file that was read.
@@ -150,7 +150,7 @@ def read_record(path: str | Path) -> RunRecord:
             seed=int(raw["seed"]),
             comparison=Comparison(str(raw["source"]), str(raw["preset"]), _recipe(raw)),
             subsets={str(name): _subset(file, name, metrics) for name, metrics in raw["metrics"].items()},
-            parameters=int(raw["parameters"]),
+            parameters=0 if raw["config"].get("model", {}).get("reference_only") else int(raw["parameters"]),
             train_seconds=float(raw["train_seconds"]),
             raw=raw,
             path=file,

@@ -98,7 +98,7 @@ class Table:
         layout: what it holds.
         comparison: source, preset and recipe of every record in it.
         rows: in the paper's order, controls after the settings.
-        tests: paired tests by (database, subset), all pairs of methods, with Holm-adjusted p-values of both tests.
+        tests: paired tests by (database, subset), all pairs of networks, with Holm-adjusted p-values of both tests.
     """
 
     layout: Layout
@@ -266,8 +266,8 @@ def challenging(metrics: SubsetMetrics, baseline: SubsetMetrics) -> dict[str, fl
 
 
 def _tests(chosen: Mapping[str, Sequence[RunRecord]], subset: str) -> tuple[AdjustedTest, ...]:
-    """Test all pairs of methods over the test structures, and over the seeds where there are three or more."""
-    labels = [label for label, runs in chosen.items() if runs]
+    """Test all pairs of networks over the test structures, and over the seeds where there are three or more."""
+    labels = [label for label, runs in chosen.items() if any(run.parameters for run in runs)]
     families: list[list[PairedTest]] = [[], []]
     for position, second in enumerate(labels):
         for first in labels[position + 1 :]:

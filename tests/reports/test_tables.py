@@ -142,6 +142,18 @@ def test_paired_tests_cover_all_pairs_and_adjust_for_their_number(fake_record: M
     assert [found.test.n for found in tests if found.test.over == "seeds"] == [3, 3, 3]
 
 
+def test_what_has_no_network_has_no_weights_and_no_share_in_the_tests(fake_record: Make, write_records: Write) -> None:
+    alone = fake_record(scale=99.0, label="two-centre reference")
+    alone["config"] = alone["config"] | {"model": {"reference_only": True}}
+    records = [fake_record(), fake_record(setting="DeepHE3+Grad", scale=2.0)]
+    (table,) = tables_of(write_records(*records, alone))
+    assert [(found.test.first, found.p_t) for found in table.tests["MG", "all"]] == [
+        ("DeepHE3+Grad", pytest.approx(table.tests["MG", "all"][0].test.p_t))
+    ]
+    assert [run.parameters for run in row_of(table, "MG", "all", "two-centre reference").records] == [0]
+    assert [run.parameters for run in row_of(table, "MG", "all", "DeepHE3+Grad").records] == [1000]  # control
+
+
 def test_two_seeds_are_too_few_for_a_test_over_seeds(fake_record: Make, write_records: Write) -> None:
     records = [fake_record(setting=s, seed=seed) for s in ("DeepHE3", "DeepHE3+Grad") for seed in (1, 2)]
     (table,) = tables_of(write_records(*records))

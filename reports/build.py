@@ -13,6 +13,7 @@ from reports.curves import draw_bands, draw_distance, draw_learning_curves
 from reports.page import Page, write_page
 from reports.records import Comparison, RunRecord, by_comparison, load_records
 from reports.render import write_tables
+from reports.summary import write_summary
 from reports.tables import Table, build_tables, read_published
 from tracegrad.errors import DataError
 
@@ -40,6 +41,7 @@ def build(folder: Path, out: Path | None = None) -> list[Table]:
     published = read_published()
     tables = [table for comparison, members in groups.items() for table in build_tables(comparison, members, published)]
     write_tables(tables, target)
+    write_summary(tables, target)
     figures: list[Path] = []
     for comparison, members in groups.items():
         suffix = "" if len(groups) == 1 else f"_{_slug(comparison)}"

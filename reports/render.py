@@ -83,10 +83,10 @@ def markdown(table: Table) -> str:
     head += [f"{PAPER}: {HEADINGS[metric]}" for metric in METRICS]
     title = f"### Table {table.layout.number}: {table.layout.title}"
     lines = [title, "", f"{table.comparison.title}. {caption(table)}", ""]
-    lines += _grid(head, [table_cells(row) for row in table.rows])
+    lines += markdown_grid(head, [table_cells(row) for row in table.rows])
     for (dataset, subset), tests in table.tests.items():
         lines += ["", f"**Paired tests, {dataset} {subset}** ({TEST_CAPTION})", ""]
-        lines += _grid(TEST_HEAD, [test_cells(test) for test in tests])
+        lines += markdown_grid(TEST_HEAD, [test_cells(test) for test in tests])
     return "\n".join(lines) + "\n"
 
 
@@ -131,7 +131,7 @@ def table_cells(row: Row) -> list[str]:
     return [row.dataset, row.subset, row.method, *ours, seeds_text(row), *cost, *paper]
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def markdown_grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """Lay out a Markdown table."""
     return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
 

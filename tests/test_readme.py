@@ -103,6 +103,13 @@ def missing_paths(text: str, root: Path) -> list[str]:
     ]
 
 
+def test_readme_shows_the_summary_of_the_committed_results(root: Path) -> None:
+    rows = (root / "reports/results/bundled/summary.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert len([row for row in rows if row.startswith(("| M", "| B"))]) == 11
+    shown = [line for line in (root / "README.md").read_text(encoding="utf-8").splitlines() if line in rows]
+    assert shown == rows
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_readme_shows_the_example_that_is_run(root: Path, name: str) -> None:
     code = (root / "examples" / name).read_text(encoding="utf-8")

@@ -12,6 +12,7 @@ import pytest
 
 from reports.records import by_comparison, load_records, read_record
 from reports.render import error_text, latex, latex_escape, markdown, p_text, write_tables
+from reports.summary import summary
 from reports.tables import PAPER, Row, Table, build_tables, read_published
 from tracegrad.errors import DataError
 
@@ -243,6 +244,27 @@ def test_ours_and_the_papers_values_have_columns_of_their_own(fake_record: Make,
     body = next(line for line in lines if line.startswith("| MG | all | DeepHE3 |")).strip("| ").split(" | ")
     assert body[head.index("MAE_all")] == "3.500"
     assert body[head.index(f"{PAPER}: MAE_all")] == "0.251"
+
+
+def test_the_summary_has_a_line_for_every_subset_that_was_trained(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record(seed=seed, scale=scale) for seed, scale in ((42, 1.0), (43, 1.5))]
+    records += [
+        fake_record(setting="DeepHE3+TraceGrad", scale=0.5),
+        fake_record(scale=2.0, label="DeepHE3 (equal time)"),
+        fake_record(
+            scale=9.0, label="two-centre reference", config={"recipe": "fast", "model": {"reference_only": True}}
+        ),
+    ]
+    records += [fake_record("BB"), fake_record("MM", "HarmoSE"), fake_record("MM", "HarmoSE+TraceGrad", scale=0.9)]
+    lines = summary(tables_of(write_records(*records))).splitlines()
+    assert lines[2].count("|") == len(["data", "backbone", *range(4), "two", "controls", "paper"]) + 1
+    assert [line.split(" | ")[:2] for line in lines[4:]] == [
+        ["| MG", "DeepHE3"], ["| BB nt", "DeepHE3"], ["| BB t", "DeepHE3"], ["| MM", "HarmoSE"]
+    ]  # fmt: skip
+    assert lines[4] == (
+        "| MG | DeepHE3 | 4.375 ± 1.237 | – | – | 1.750 (-60.0 %) | 7.000 (+60.0 %) | 31.50 | -30.3 % |"
+    )  # of the paper only its own change
+    assert lines[-1] == "| MM | HarmoSE | 3.500 | – | – | 3.150 (-10.0 %) | – | – | -23.6 % |"
 
 
 def test_latex_is_well_formed(fake_record: Make, write_records: Write) -> None:

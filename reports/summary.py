@@ -1,0 +1,85 @@
+"""The tables on one screen: MAE_all of every subset and backbone, as the README shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from reports.render import EMPTY, change_text, markdown_grid, ours_text, summary_text
+from reports.tables import Row, Table
+from tracegrad.atomic import atomic_write
+
+ADDITIONS = ("+Trace", "+Grad", "+TraceGrad")
+METRIC = "mae_all"
+
+
+def summary(tables: Sequence[Table]) -> str:
+    """Write one line per subset and backbone that was trained, for each comparison.
+
+    Args:
+        tables: tables of any comparisons.
+
+    Returns:
+        Markdown; ends with a newline.
+    """
+    parts = []
+    for comparison in dict.fromkeys(table.comparison for table in tables):
+        members = [table for table in tables if table.comparison == comparison]
+        controls = tuple(
+            dict.fromkeys(
+                row.method for table in members for row in table.rows if row.method not in table.layout.methods
+            )
+        )
+        head = ["data", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
+        lines = [line for table in members for line in _lines(table, controls)]
+        caption = (
+            f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}; mean ± sample standard deviation over seeds"
+        )
+        parts.append(
+            "\n".join(
+                [f"{caption}, one run without; change against the backbone alone.", "", *markdown_grid(head, lines)]
+            )
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _lines(table: Table, controls: Sequence[str]) -> list[list[str]]:
+    """Cells of every subset of a table whose backbone was trained."""
+    backbone = table.layout.reference
+    lines = []
+    for dataset, subset in table.layout.columns:
+        rows = {row.method: row for row in table.rows if (row.dataset, row.subset) == (dataset, subset)}
+        if not rows[backbone].records:
+            continue
+        names = (backbone, *(backbone + addition for addition in ADDITIONS), *controls)
+        paper = rows[backbone + ADDITIONS[-1]].cells[METRIC].paper_change
+        where = dataset if subset == "all" else f"{dataset} {subset}"
+        lines.append([where, backbone, *(_cell(rows.get(name)) for name in names), change_text(paper)])
+    return lines
+
+
+def _cell(row: Row | None) -> str:
+    """Mean, deviation and change of one row, no change where there is no network; a dash where it was not run."""
+    if row is None or not row.records:
+        return EMPTY
+    return (
+        ours_text(row, METRIC)
+        if any(run.parameters for run in row.records)
+        else summary_text(row.cells[METRIC].summary)
+    )
+
+
+def write_summary(tables: Sequence[Table], folder: Path) -> Path:
+    """Write ``summary.md``.
+
+    Args:
+        tables: tables of any comparisons.
+        folder: where the file goes; it must exist.
+
+    Returns:
+        the file.
+    """
+    path = folder / "summary.md"
+    with atomic_write(path) as temporary:
+        temporary.write_text(summary(tables), encoding="utf-8")
+    return path

@@ -40,9 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def show(table: Table, console: Console) -> None:
     """Print one table: ours on the left, the paper's on the right under a heading that says whose they are."""
-    grid = Grid(
-        title=f"Table {table.layout.number}: {table.layout.title}\n{table.comparison.title}", title_justify="left"
-    )
+    grid = Grid(title=f"Table {table.layout.number}: {table.layout.title}\n{table.title}", title_justify="left")
     for name in ("data", "subset", "method"):
         grid.add_column(name, no_wrap=True)
     for metric in METRICS:

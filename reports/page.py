@@ -125,7 +125,7 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
     )
     title = html.escape(f"Table {table.layout.number}: {table.layout.title}")
     return (
-        f'<h3>{title}</h3><p class="soft">{html.escape(table.comparison.title)}. {html.escape(caption(table))}</p>'
+        f'<h3>{title}</h3><p class="soft">{html.escape(table.title)}. {html.escape(caption(table))}</p>'
         f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>{tests}'
     )
 

@@ -82,7 +82,7 @@ def markdown(table: Table) -> str:
     head = ["data", "subset", "method", *(HEADINGS[metric] for metric in METRICS), "runs", "weights", "train s"]
     head += [f"{PAPER}: {HEADINGS[metric]}" for metric in METRICS]
     title = f"### Table {table.layout.number}: {table.layout.title}"
-    lines = [title, "", f"{table.comparison.title}. {caption(table)}", ""]
+    lines = [title, "", f"{table.title}. {caption(table)}", ""]
     lines += markdown_grid(head, [table_cells(row) for row in table.rows])
     for (dataset, subset), tests in table.tests.items():
         lines += ["", f"**Paired tests, {dataset} {subset}** ({TEST_CAPTION})", ""]
@@ -216,7 +216,7 @@ def latex(table: Table) -> str:
         a ``table`` environment that compiles under ``\usepackage{booktabs}``.
     """
     names = " & ".join(latex_escape(HEADINGS[metric]) for metric in METRICS)
-    text = latex_escape(f"{table.layout.title}. {table.comparison.title}. {caption(table)}")
+    text = latex_escape(f"{table.layout.title}. {table.title}. {caption(table)}")
     lines = [
         r"\begin{table}",
         r"\centering\small",

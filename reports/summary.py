@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from reports.render import EMPTY, change_text, markdown_grid, ours_text, summary_text
-from reports.tables import Row, Table
+from reports.tables import Row, Table, steps_text
 from tracegrad.atomic import atomic_write
 
 ADDITIONS = ("+Trace", "+Grad", "+TraceGrad")
@@ -32,14 +32,9 @@ def summary(tables: Sequence[Table]) -> str:
         )
         head = ["data", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
         lines = [line for table in members for line in _lines(table, controls)]
-        caption = (
-            f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}; mean ± sample standard deviation over seeds"
-        )
-        parts.append(
-            "\n".join(
-                [f"{caption}, one run without; change against the backbone alone.", "", *markdown_grid(head, lines)]
-            )
-        )
+        what = f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}{steps_text(members)}"
+        spread = "mean ± sample standard deviation over seeds, one run without; change against the backbone alone."
+        parts.append("\n".join([f"{what}; {spread}", "", *markdown_grid(head, lines)]))
     return "\n\n".join(parts) + "\n"
 
 

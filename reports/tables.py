@@ -106,6 +106,11 @@ class Table:
     rows: tuple[Row, ...]
     tests: Mapping[tuple[str, str], tuple[AdjustedTest, ...]] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """What its runs share, with their steps where those of the paper's rows agree: ``..., 3,000 steps``."""
+        return self.comparison.title + steps_text([self])
+
 
 @dataclass(frozen=True)
 class AdjustedTest:
@@ -310,3 +315,10 @@ def structure_means(runs: Sequence[RunRecord], subset: str) -> dict[str, float]:
     if not all(columns):
         return {}
     return {name: Summary(tuple(column[name] for column in columns)).mean for name in columns[0]}
+
+
+def steps_text(tables: Sequence[Table]) -> str:
+    """Say how many steps the paper's rows took, ``, 3,000 steps``; nothing where they differ."""
+    runs = (run for table in tables for row in table.rows if row.method in table.layout.methods for run in row.records)
+    steps = {run.raw.get("steps") for run in runs}
+    return f", {steps.pop():,} steps" if len(steps) == 1 and None not in steps else ""

@@ -267,6 +267,17 @@ def test_the_summary_has_a_line_for_every_subset_that_was_trained(fake_record: M
     assert lines[-1] == "| MM | HarmoSE | 3.500 | – | – | 3.150 (-10.0 %) | – | – | -23.6 % |"
 
 
+def test_a_table_says_how_many_steps_its_rows_took(fake_record: Make, write_records: Write) -> None:
+    control = fake_record(label="DeepHE3 (equal time)", steps=1234)
+    alike = [fake_record(steps=3000), fake_record(setting="DeepHE3+Grad", steps=3000), control]
+    (table,) = tables_of(write_records(*alike))
+    assert table.title.endswith("recipe fast, 3,000 steps")
+    assert "recipe fast, 3,000 steps. Errors" in markdown(table)
+    assert "recipe fast, 3,000 steps; mean" in summary([table])
+    (mixed,) = tables_of(write_records(*alike, fake_record(setting="DeepHE3+Trace", steps=1200)))
+    assert mixed.title.endswith("recipe fast")  # control: nothing is said where they differ
+
+
 def test_latex_is_well_formed(fake_record: Make, write_records: Write) -> None:
     tables = tables_of(write_records(fake_record(source="/data_1/50%&co"), fake_record("BB", source="/data_1/50%&co")))
     for table in tables:

@@ -200,10 +200,9 @@ def estimate(run: Run, conditions: Conditions, records: Iterable[Path]) -> Estim
     for path in records:
         try:
             raw = json.loads(path.read_bytes())
-            same = (raw["dataset"], raw["preset"]) == (run.dataset, conditions.preset) and raw["config"][
-                "model"
-            ] == model
-            if same and str(raw["device"]).startswith("cpu") == (conditions.device == "cpu"):
+            on_cpu = str(raw["device"]).startswith("cpu")
+            found = (raw["dataset"], raw["preset"], on_cpu, raw["config"]["model"])
+            if found == (run.dataset, conditions.preset, conditions.device == "cpu", model):
                 longer = config.training.max_steps / raw["steps"] if config.training.max_steps else 1.0
                 measured.append(longer * float(raw["train_seconds"]))
         except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):

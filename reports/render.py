@@ -94,8 +94,8 @@ def caption(table: Table) -> str:
     """Explain units, references and empty rows of a table."""
     return (
         "Errors in meV, mean ± sample standard deviation over seeds; in brackets the change relative to "
-        f"{table.layout.reference}. The cha metrics are taken on the structure and the block where {BASELINE} of the "
-        f"same seed is worst. Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, "
+        f"{table.layout.reference} over the seeds that both have. "
+        f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, "
         "not the errors. "
         f"{EMPTY} stands where there is no value: not run, or not in the paper."
     )

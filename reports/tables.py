@@ -60,7 +60,8 @@ class Cell:
 
     Args:
         summary: our values over the seeds, meV; None where there are none.
-        change: relative change of the mean against the reference method, None for the reference itself.
+        change: relative change of the mean against the reference method over the seeds that both have; None for the
+            reference itself and without such a seed.
         paper: the published value, meV; None where the paper has none.
         paper_change: its relative change against the published value of the reference method.
     """
@@ -196,7 +197,7 @@ def _build_table(
         chosen = {label: select(members, dataset=dataset, label=label) for label in (*layout.methods, *extra)}
         chosen = {label: [r for r in runs if subset in r.subsets] for label, runs in chosen.items()}
         baselines = {record.seed: record for record in select(records, dataset=dataset, label=BASELINE)}
-        values = {label: _summaries(runs, subset, baselines) for label, runs in chosen.items()}
+        values = {label: _by_seed(runs, subset, baselines) for label, runs in chosen.items()}
         paper = {label: published.get((layout.number, dataset, subset, label), {}) for label in chosen}
         for label, runs in chosen.items():
             cells = {m: _cell(m, label, layout.reference, values, paper) for m in METRICS}
@@ -211,30 +212,33 @@ def _cell(
     metric: str,
     label: str,
     reference: str,
-    values: Mapping[str, Mapping[str, Summary]],
+    values: Mapping[str, Mapping[str, Mapping[int, float]]],
     paper: Mapping[str, Mapping[str, float]],
 ) -> Cell:
     """Join our values, the paper's, and the change of both against the reference method."""
-    ours, base = values[label].get(metric), values.get(reference, {}).get(metric)
+    ours, base = values[label].get(metric, {}), values.get(reference, {}).get(metric, {})
     quoted, quoted_base = paper[label].get(metric), paper.get(reference, {}).get(metric)
+    summary = Summary(tuple(ours.values())) if ours else None
     if label == reference:
-        return Cell(ours, None, quoted, None)
-    change = relative_change(ours.mean, base.mean) if ours and base else None
+        return Cell(summary, None, quoted, None)
+    common = sorted(ours.keys() & base.keys())
+    means = [Summary(tuple(side[seed] for seed in common)).mean for side in (ours, base) if common]
+    change = relative_change(*means) if means else None
     paper_change = relative_change(quoted, quoted_base) if quoted is not None and quoted_base is not None else None
-    return Cell(ours, change, quoted, paper_change)
+    return Cell(summary, change, quoted, paper_change)
 
 
-def _summaries(runs: Sequence[RunRecord], subset: str, baselines: Mapping[int, RunRecord]) -> dict[str, Summary]:
-    """Collect the three metrics over the seeds; a metric that some seed cannot give is left out."""
-    columns: dict[str, list[float]] = {metric: [] for metric in METRICS}
+def _by_seed(runs: Sequence[RunRecord], subset: str, baselines: Mapping[int, RunRecord]) -> dict[str, dict[int, float]]:
+    """Collect the three metrics by seed; a metric that some seed cannot give is left out."""
+    columns: dict[str, dict[int, float]] = {metric: {} for metric in METRICS}
     for run in runs:
         metrics = run.subsets[subset]
-        columns["mae_all"].append(metrics.mae_all)
+        columns["mae_all"][run.seed] = metrics.mae_all
         baseline = baselines.get(run.seed)
         if baseline is not None and subset in baseline.subsets:
             for metric, value in challenging(metrics, baseline.subsets[subset]).items():
-                columns[metric].append(value)
-    return {metric: Summary(tuple(values)) for metric, values in columns.items() if values and len(values) == len(runs)}
+                columns[metric][run.seed] = value
+    return {metric: values for metric, values in columns.items() if values and len(values) == len(runs)}
 
 
 def challenging(metrics: SubsetMetrics, baseline: SubsetMetrics) -> dict[str, float]:

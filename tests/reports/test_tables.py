@@ -64,6 +64,16 @@ def test_challenging_metrics_need_the_baseline_of_the_same_seed(fake_record: Mak
     assert cells["mae_cha_sample"].summary is None
 
 
+def test_changes_compare_the_same_seeds(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record(seed=seed, scale=scale) for seed, scale in ((42, 1.0), (43, 3.0))]
+    records += [fake_record(setting="DeepHE3+Grad", seed=43, scale=3.3), fake_record(setting="DeepHE3+Trace", seed=44)]
+    (table,) = tables_of(write_records(*records))
+    grad, trace = (row_of(table, "MG", "all", f"DeepHE3+{name}").cells["mae_all"] for name in ("Grad", "Trace"))
+    assert grad.change == pytest.approx(0.1)  # not 3.3 against the mean of 1 and 3
+    assert trace.summary is not None
+    assert trace.change is None  # control: a seed that the baseline was not trained with
+
+
 def test_rows_without_a_run_stay_and_are_empty(fake_record: Make, write_records: Write) -> None:
     (table,) = tables_of(write_records(fake_record()))
     assert [(row.dataset, row.method) for row in table.rows] == [
@@ -262,7 +272,7 @@ def test_the_summary_has_a_line_for_every_subset_that_was_trained(fake_record: M
         ["| MG", "DeepHE3"], ["| BB nt", "DeepHE3"], ["| BB t", "DeepHE3"], ["| MM", "HarmoSE"]
     ]  # fmt: skip
     assert lines[4] == (
-        "| MG | DeepHE3 | 4.375 ± 1.237 | – | – | 1.750 (-60.0 %) | 7.000 (+60.0 %) | 31.50 | -30.3 % |"
+        "| MG | DeepHE3 | 4.375 ± 1.237 | – | – | 1.750 (-50.0 %) | 7.000 (+100.0 %) | 31.50 | -30.3 % |"
     )  # of the paper only its own change
     assert lines[-1] == "| MM | HarmoSE | 3.500 | – | – | 3.150 (-10.0 %) | – | – | -23.6 % |"
 

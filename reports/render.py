@@ -95,8 +95,8 @@ def caption(table: Table) -> str:
     return (
         "Errors in meV, mean ± sample standard deviation over seeds; in brackets the change relative to "
         f"{table.layout.reference} over the seeds that both have. "
-        f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, "
-        "not the errors. "
+        f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. "
+        f"Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, not the errors. "
         f"{EMPTY} stands where there is no value: not run, or not in the paper."
     )
 

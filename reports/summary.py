@@ -33,7 +33,7 @@ def summary(tables: Sequence[Table]) -> str:
         head = ["data", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
         lines = [line for table in members for line in _lines(table, controls)]
         what = f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}{steps_text(members)}"
-        spread = "mean ± sample standard deviation over seeds, one run without; change against the backbone with the same seeds."
+        spread = "mean ± standard deviation over seeds, one run without; change against the same seeds of the backbone."
         parts.append("\n".join([f"{what}; {spread}", "", *markdown_grid(head, lines)]))
     return "\n\n".join(parts) + "\n"
 

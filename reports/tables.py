@@ -222,8 +222,7 @@ def _cell(
     if label == reference:
         return Cell(summary, None, quoted, None)
     common = sorted(ours.keys() & base.keys())
-    means = [Summary(tuple(side[seed] for seed in common)).mean for side in (ours, base) if common]
-    change = relative_change(*means) if means else None
+    change = relative_change(sum(ours[seed] for seed in common), sum(base[seed] for seed in common))  # none: 0 / 0
     paper_change = relative_change(quoted, quoted_base) if quoted is not None and quoted_base is not None else None
     return Cell(summary, change, quoted, paper_change)
 

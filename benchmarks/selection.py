@@ -55,7 +55,7 @@ def read_choices(folder: Path) -> list[Choice]:
     """Read both errors of every trained network of a sweep, greatest change first.
 
     Raises:
-        DataError: the folder has no records, or a record no learning curve.
+        DataError: the folder has no records of networks, or a record no learning curve.
     """
     files = sorted((folder / "runs").glob("*.json"))
     if not files:
@@ -64,7 +64,7 @@ def read_choices(folder: Path) -> list[Choice]:
     for path in files:
         record = json.loads(path.read_bytes())
         curve = record.get("curve") or {}
-        columns = zip(*(curve.get(key, ()) for key in ("val_loss", "val_mae", "step")), strict=True)
+        columns = zip(*(curve.get(key, ()) for key in ("val_loss", "val_mae", "step")), strict=False)
         points = [(loss, error, int(step)) for loss, error, step in columns if loss is not None and error is not None]
         if not points:
             raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
@@ -72,6 +72,8 @@ def read_choices(folder: Path) -> list[Choice]:
             (_, best, best_step), (_, last, steps) = min(points), points[-1]
             label = record.get("label", record["setting"])
             choices.append(Choice(f"{record['dataset']} {label}, seed {record['seed']}", steps, best_step, best, last))
+    if not choices:
+        raise DataError(f"{folder}: expected the record of a trained network in runs/, found references only")
     return sorted(choices, key=lambda choice: choice.change)
 
 

@@ -42,4 +42,10 @@ def test_folders_without_records_or_curves_are_refused(tmp_path: Path) -> None:
     leave(tmp_path, 42, [], [])
     with pytest.raises(DataError, match="expected a learning curve"):
         read_choices(tmp_path)
+    leave(tmp_path, 42, [2.0, 1.0], [], curve={"val_loss": [2.0, 1.0], "step": [100.0, 200.0]})  # MAE_all not measured
+    with pytest.raises(DataError, match="expected a learning curve"):
+        read_choices(tmp_path)
+    leave(tmp_path, 42, [1.0], [14.0], label="two-centre reference")
+    with pytest.raises(DataError, match="found references only"):
+        read_choices(tmp_path)
     assert main([str(tmp_path)]) == 2

@@ -123,6 +123,25 @@ def test_a_resumed_run_differs_where_a_state_is_lost(
     assert differing(whole, resumed) != []
 
 
+@pytest.mark.parametrize(("select", "kept"), [("best", 8), ("last", 12)])
+def test_the_weights_kept_are_those_of_the_step_that_the_choice_names(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str, kept: int
+) -> None:
+    original = Supervisor._judge
+
+    def judge(self: Supervisor, trainer, module, loss: float, step: int) -> dict[str, str]:  # type: ignore[no-untyped-def]
+        return original(self, trainer, module, 0.5 if step == 8 else 0.9, step)
+
+    monkeypatch.setattr(Supervisor, "_judge", judge)
+    common = {"batch_size": 1, "schedule": "constant"}
+    whole = train(tiny(training=common | {"select": select}), tmp_path / "whole", quiet=True, dataset=dataset)
+    assert load_checkpoint(whole)[2]["info"]["selected_step"] == kept
+    for steps in (8, 12):
+        config = tiny(training=common | {"select": "last", "max_steps": steps})
+        stopped = train(config, tmp_path / str(steps), quiet=True, dataset=dataset)
+        assert (differing(whole, stopped) == []) == (steps == kept)
+
+
 def test_resuming_without_a_state_starts_from_the_beginning(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     whole = train(tiny(), tmp_path / "whole", quiet=True, dataset=dataset)
     with pytest.raises(Killed), open_run_folder(tmp_path / "empty", tiny(), resume=False):

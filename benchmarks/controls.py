@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.plan import FIRST_SEED, Conditions, Run, settings_of
-from tracegrad.config import load_config
+from benchmarks.plan import FIRST_SEED, Conditions, Run, configuration
 from tracegrad.errors import ConfigError, did_you_mean
 
 BASELINE, FULL = "DeepHE3", "DeepHE3+TraceGrad"
@@ -27,7 +27,7 @@ NO_NETWORK = ("model.reference=true", "model.reference_only=true", "training.epo
 # Lengths that belong to a schedule in steps or epochs: they stretch together, so that the schedule keeps its shape.
 LENGTHS = ("epochs", "max_steps", "start", "interval", "patience", "cooldown", "warmup_steps")
 BISECTIONS = 16
-STEP_ROUNDS, STEPS_A_ROUND = 7, 10  # of the ratio of times; ten steps hold one update of SOAP's eigenvectors
+STEP_ROUNDS, STEPS_A_ROUND = 15, 10  # of the ratio of times; ten steps hold one update of SOAP's eigenvectors
 FACTORS = (0.125, 16.0)  # of the multiplicities, searched for the number of weights
 
 
@@ -46,6 +46,7 @@ def plan_controls(
     names: Sequence[str],
     records: Sequence[Mapping[str, Any]],
     conditions: Conditions,
+    planned: Mapping[str, tuple[str, ...]] | None = None,
     count: Callable[[Run, Conditions], int] | None = None,
     ratio: Callable[[Mapping[str, Any], Mapping[str, Any]], float] | None = None,
 ) -> list[Run]:
@@ -57,6 +58,7 @@ def plan_controls(
         names: ``"equal-time"``, ``"parameter-matched"``, ``"two-centre"``.
         records: finished runs of the grid.
         conditions: what all runs share.
+        planned: overrides of controls that were planned before, by the name of the run; they are kept.
         count: number of weights of a run's network (default: build it).
         ratio: time of the second of two runs over that of the first (default: :func:`step_time_ratio` on the processor,
             where other work on the machine counts; the seconds of the runs on a GPU).
@@ -72,15 +74,19 @@ def plan_controls(
         baseline, full = found[dataset, seed, BASELINE], found[dataset, seed, FULL]
         if "two-centre" in names and seed == FIRST_SEED:
             runs.append(Run(dataset, BASELINE, seed, LABELS["two-centre"], NO_NETWORK))
-        if "equal-time" in names:
-            time_ratio = ratio or (step_time_ratio if conditions.device == "cpu" else _seconds_ratio)
-            overrides = equal_time(baseline["config"]["training"], time_ratio(baseline, full))
-            runs.append(Run(dataset, BASELINE, seed, LABELS["equal-time"], overrides))
-        if "parameter-matched" in names:
-            size = partial(_size, dataset, conditions, count or count_parameters)
-            irreps = matched_irreps(baseline["config"]["model"]["hidden_irreps"], full["parameters"], size)
-            overrides = (f"model.hidden_irreps={irreps}",)
-            runs.append(Run(dataset, BASELINE, seed, LABELS["parameter-matched"], overrides))
+        for name in ("equal-time", "parameter-matched"):
+            if name not in names:
+                continue
+            run = Run(dataset, BASELINE, seed, LABELS[name])
+            overrides = (planned or {}).get(run.name)
+            if overrides is None and name == "equal-time":
+                time_ratio = ratio or (step_time_ratio if conditions.device == "cpu" else _seconds_ratio)
+                overrides = equal_time(baseline["config"]["training"], time_ratio(baseline, full))
+            elif overrides is None:
+                size = partial(_size, dataset, conditions, count or count_parameters)
+                irreps = matched_irreps(baseline["config"]["model"]["hidden_irreps"], full["parameters"], size)
+                overrides = (f"model.hidden_irreps={irreps}",)
+            runs.append(replace(run, overrides=overrides))
     return runs
 
 
@@ -189,8 +195,6 @@ def count_parameters(run: Run, conditions: Conditions) -> int:
     from tracegrad.model import build_model
     from tracegrad.model.build import NetworkConfig
 
-    config = load_config(
-        preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
-    )
+    config = configuration(run, conditions)
     model = build_model(cast(NetworkConfig, config.model), load_dataset(run.dataset, source=conditions.source))
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
-from tracegrad.errors import TracegradError
+from tracegrad.config import Config, changed_keys, config_from_dict, load_config
+from tracegrad.errors import ConfigError, TracegradError
 
 LEVELS = (10.0, 5.0, 2.0, 1.0)  # meV
 RECIPES = ("paper", "fast")
@@ -94,17 +95,36 @@ def cases(options: argparse.Namespace) -> Iterator[Case]:
             yield Case(options.dataset, setting, recipe, options.seconds, tuple(options.set))
 
 
+def settings_of(case: Case, options: argparse.Namespace) -> tuple[str, ...]:
+    """All ``section.key=value`` of a case."""
+    budget = (f"training.max_seconds={case.seconds}", "training.epochs=0", "training.max_steps=0")
+    measured = ("training.validate_mae=true", f"training.threads={options.threads}")
+    return (f"recipe={case.recipe}", *budget, *measured, *case.overrides)
+
+
+def configuration(case: Case, options: argparse.Namespace) -> Config:
+    """Configuration of a case.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, or a contradiction.
+    """
+    overrides = settings_of(case, options)
+    return load_config(preset=options.preset, dataset=case.dataset, setting=case.setting, overrides=overrides)
+
+
 def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
-    """Train one case, or read it when it is complete."""
+    """Train one case, or read it when it is complete.
+
+    Raises:
+        TracegradError: the training failed, or the folder holds a run with another configuration.
+    """
     folder = options.work / case.name
+    wanted = configuration(case, options)
     if not (folder / "run.json").is_file():
         folder.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tracegrad", "train", "--dataset", case.dataset, "--setting", case.setting]
         command += ["--preset", options.preset, "--out", str(folder)]
-        settings = [f"recipe={case.recipe}", f"training.max_seconds={case.seconds}"]
-        settings += ["training.epochs=0", "training.max_steps=0"]
-        settings += ["training.validate_mae=true", f"training.threads={options.threads}", *case.overrides]
-        for setting in settings:
+        for setting in settings_of(case, options):
             command += ["--set", setting]
         if folder.exists():
             command.append("--resume")
@@ -113,10 +133,12 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         if status:
             raise TracegradError(f"{case.name}: training ended with exit code {status}; its log is in {folder}")
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    changed = changed_keys(config_from_dict(record["config"], str(folder)), wanted)
+    if changed:
+        raise ConfigError(f"{folder}: holds another run ({', '.join(changed)}); give another --work")
     points = read_curve(folder / "history.csv")
     return {
         **asdict(case),
-        "seconds": record["config"]["training"]["max_seconds"],  # of a run that was there already
         "title": case.title,
         "points": points,
         "seconds_to": seconds_to(points),

@@ -1,6 +1,6 @@
 """The output folder of a sweep: whose it is, what is finished, and the records that the reports read.
 
-sweep.json   conditions, runs, environment, failures
+sweep.json   conditions, runs, overrides of the planned controls, environment, failures
 work         a folder per run: log.txt, and what ``tracegrad train`` leaves (run.json, final.ckpt, ...)
 runs         the record of each finished run, <run>.json
 """
@@ -10,14 +10,16 @@ from __future__ import annotations
 import csv
 import fcntl
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import Conditions, Run
+from benchmarks.plan import Conditions, Run, configuration
 from benchmarks.worker import LOG_FILE, TRAINING_FOLDER
 from tracegrad.atomic import atomic_write
+from tracegrad.config import changed_keys, config_from_dict
 from tracegrad.errors import ConfigError, DataError
 
 REQUIRED = ("dataset", "setting", "seed", "source", "preset", "metrics", "parameters", "train_seconds", "config")
@@ -54,7 +56,11 @@ class Ledger:
         return self.records / f"{run.name}.json"
 
     def finished(self, run: Run) -> bool:
-        """Say whether the record of a run is there and is really that run's."""
+        """Say whether the record of a run is there and is really that run's.
+
+        Raises:
+            ConfigError: it is, but the run had another configuration.
+        """
         try:
             self.collected(run)
         except DataError:
@@ -131,16 +137,33 @@ class Ledger:
             raise ConfigError(f"{path}: expected JSON, found {error}; give another --out") from error
         return content if isinstance(content, dict) else {}
 
+    def controls(self) -> dict[str, tuple[str, ...]]:
+        """Overrides of the controls that were planned in this folder, by the name of the run.
+
+        They rest on a measurement, so they are made once: a control that goes on keeps its length.
+        """
+        return {name: tuple(overrides) for name, overrides in self.read().get("controls", {}).items()}
+
     def write(self, runs: Sequence[Run], environment: Mapping[str, Any], failures: Sequence[str]) -> None:
-        """Write ``sweep.json``: this sweep's runs are added to those of earlier sweeps in the same folder."""
-        names = dict.fromkeys([*self.read().get("runs", []), *(run.name for run in runs)])
+        """Write ``sweep.json``: this sweep's runs are added to those of earlier sweeps in the same folder.
+
+        A failure of an earlier sweep stays as long as its run has no record and is not tried again.
+        """
+        before, names = self.read(), [run.name for run in runs]
+        earlier = (line for line in before.get("failures", []) if line not in failures)
+        kept = [line for line in earlier if self._unsolved(line.partition(":")[0], names, before.get("runs", []))]
+        planned = {run.name: list(run.overrides) for run in runs if run.label != run.setting}
         content = {
             "conditions": self.conditions.to_dict(),
-            "runs": list(names),
+            "runs": list(dict.fromkeys([*before.get("runs", []), *names])),
+            "controls": {**before.get("controls", {}), **planned},
             "environment": dict(environment),
-            "failures": list(failures),
+            "failures": [*kept, *failures],
         }
         write_json(self.out / "sweep.json", content)
+
+    def _unsolved(self, name: str, tried: Sequence[str], known: Sequence[str]) -> bool:
+        return name in known and name not in tried and not (self.records / f"{name}.json").is_file()
 
     def collect(self, run: Run) -> dict[str, Any]:
         """Take the record of a finished run over into ``runs/``, with its label and learning curve.
@@ -153,6 +176,7 @@ class Ledger:
 
         Raises:
             DataError: the run left no record, or another run's.
+            ConfigError: the run had another configuration.
         """
         folder = self.training(run)
         record = check_record(folder / "run.json", run, self.conditions)
@@ -175,13 +199,14 @@ def check_record(path: Path, run: Run, conditions: Conditions) -> dict[str, Any]
     Args:
         path: the record.
         run: the run that it should belong to.
-        conditions: source and preset that it should name.
+        conditions: what it should have been trained under.
 
     Returns:
         the record.
 
     Raises:
         DataError: no file, not JSON, a field missing, or another run's.
+        ConfigError: the run's, but with another configuration, such as that of an earlier version of the preset.
     """
     try:
         record = json.loads(path.read_bytes())
@@ -199,6 +224,12 @@ def check_record(path: Path, run: Run, conditions: Conditions) -> dict[str, Any]
             raise DataError(f"{path}: expected {key} {value!r}, found {record[key]!r}; remove the folder and run again")
     if not record["metrics"]:
         raise DataError(f"{path}: expected metrics of at least one subset, found none")
+    changed = changed_keys(config_from_dict(record["config"], str(path)), configuration(run, conditions))
+    if changed:
+        raise ConfigError(
+            f"{path}: the run was made with another configuration ({', '.join(changed)}); runs of both would be mixed "
+            "in one table: give another --out"
+        )
     return dict(record)
 
 
@@ -209,9 +240,15 @@ def read_curve(path: Path) -> dict[str, list[float | None]]:
         path: ``history.csv`` of the run.
 
     Returns:
-        step, epoch, seconds, losses (eV²) and val_mae (meV); an empty field is None.
+        step, epoch, seconds, losses (eV²) and val_mae (meV); None for an empty field and for an error that was not
+        finite, as of a training that went back to its last good weights.
     """
     with path.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row.get("val_loss")]
     names = ("step", "epoch", "seconds", "train_loss", "val_loss", "val_mae")
-    return {name: [float(row[name]) if row.get(name) else None for row in rows] for name in names}
+    return {name: [_finite(row.get(name)) for row in rows] for name in names}
+
+
+def _finite(text: str | None) -> float | None:
+    value = float(text) if text else math.nan
+    return value if math.isfinite(value) else None

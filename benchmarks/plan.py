@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.config import PRESETS, SETTINGS, load_config
+from tracegrad.config import PRESETS, SETTINGS, Config, load_config
 from tracegrad.errors import ConfigError, did_you_mean
 
 DATASETS = ("MG", "MM", "BG", "BB", "BT", "BS")
@@ -148,13 +148,13 @@ def settings_of(run: Run, conditions: Conditions) -> tuple[str, ...]:
     )
 
 
-def check_configuration(run: Run, conditions: Conditions) -> None:
-    """Build the configuration of a run once, so that a mistake shows before any work starts.
+def configuration(run: Run, conditions: Conditions) -> Config:
+    """Build the configuration of a run.
 
     Raises:
         ConfigError: an unknown key, a wrong type, or a contradiction.
     """
-    load_config(
+    return load_config(
         preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
     )
 
@@ -192,9 +192,7 @@ def estimate(run: Run, conditions: Conditions, records: Iterable[Path]) -> Estim
     Returns:
         the guess and its basis.
     """
-    config = load_config(
-        preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
-    )
+    config = configuration(run, conditions)
     model = asdict(config.model)
     measured = []
     for path in records:

@@ -23,7 +23,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.plan import (
     DATASETS,
     Run,
-    check_configuration,
+    configuration,
     estimate,
     make_conditions,
     make_grid,
@@ -118,7 +118,7 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     parameters = _parameters(options.slurm)
     check_executor(options.executor, parameters)
     for run in runs:
-        check_configuration(run, conditions)
+        configuration(run, conditions)  # a mistake shows before any work starts
     ledger = Ledger(options.out.expanduser().resolve(), conditions)
     jobs = _jobs(options)
     if options.dry_run:
@@ -133,6 +133,7 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
         failures = _train(runs, ledger, executor, console, variables, trainer)
         extra, problems = _plan_controls(controls, runs, ledger) if controls else ([], [])
         if extra:
+            ledger.write([*runs, *extra], described, [])
             failures += _train(extra, ledger, executor, console, variables, trainer)
         problems += [failure.line() for failure in failures]
         ledger.write([*runs, *extra], described, problems)
@@ -155,7 +156,7 @@ def _plan_controls(names: Sequence[str], runs: Sequence[Run], ledger: Ledger) ->
     problems = []
     for name in names:
         try:
-            planned += plan_controls([name], records, ledger.conditions)
+            planned += plan_controls([name], records, ledger.conditions, ledger.controls())
         except TracegradError as error:
             problems.append(str(error))
             print(f"error: {error}", file=sys.stderr)

@@ -203,8 +203,9 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
         for setting, cost in costs.items():
             rows.append((f"{setting} over the baseline's step, modules: {modules}", f"{cost:+.0%}", ""))
     for name, figures in record["precisions"].items():
-        text = f"{figures['max_rel_error']:.1e}, {figures['us_per_edge']:.0f}"
-        rows.append((f"{name}: error against float64, µs/edge of inference", text, ""))
+        skipped = figures.get("skipped", "")
+        text = "skipped" if skipped else f"{figures['max_rel_error']:.1e}, {figures['us_per_edge']:.0f}"
+        rows.append((f"{name}: error against float64, µs/edge of inference", text, skipped))
     for name, result in record.get("compile", {}).items():
         text = f"{result['ratio']:.2f}" if "ratio" in result else "skipped"
         rows.append((f"torch.compile of the {name}: time before / after", text, result.get("skipped", "")))

@@ -12,7 +12,7 @@ from benchmarks.executors import Executor, Job
 from benchmarks.ledger import Ledger
 from benchmarks.plan import Run, train_arguments
 from benchmarks.worker import GRACE_SECONDS, STOP_FILE, RunJob
-from tracegrad.errors import DataError
+from tracegrad.errors import TracegradError
 
 TRAINER = (sys.executable, "-m", "tracegrad", "train")
 LOG_LINES = 15  # of a failed run that are shown
@@ -110,7 +110,7 @@ def _settle(run: Run, ledger: Ledger, board: Board) -> list[Failure]:
     """Collect the record of a run that has ended, or say why there is none."""
     try:
         board.update(run, State.DONE, ledger.collect(run))
-    except DataError as error:
+    except (TracegradError, ValueError, OSError) as error:  # whatever a training left, the others go on
         board.update(run, State.FAILED)
         return [Failure(run, str(error), log_tail(ledger, run))]
     return []

@@ -47,14 +47,15 @@ def cost_of_settings(graph: Data, repeats: int, modules: str, device: str = "cpu
     return {name: times.ratio(name, "DeepHE3") - 1 for name in steps if name != "DeepHE3"}
 
 
-def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, dict[str, float]]:
+def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, dict[str, Any]]:
     """Error of the outputs against float64 and time of inference, by precision.
 
     ``tf32`` exists on CUDA only. ``bfloat16`` is the whole network and its frames in bfloat16, ``bfloat16 autocast``
     float32 with matrix products in bfloat16.
 
     Returns:
-        ``max_rel_error`` (over the largest output), ``rms_rel_error`` and ``us_per_edge``.
+        By precision ``max_rel_error`` (over the largest output), ``rms_rel_error`` and ``us_per_edge``; or ``skipped``
+        with the reason.
     """
     exact = random_graph(num_edges, torch.float64)
     reference = _outputs(network(dtype=torch.float64).to(device), _at(exact, torch.float64, device))
@@ -68,10 +69,13 @@ def precisions(num_edges: int, repeats: int, device: str = "cpu") -> dict[str, d
     if device == "cuda":
         runs["tf32"] = lambda: _tf32(model, single)
     found = {name: _try(run) for name, run in runs.items()}
-    times = rounds({name: runs[name] for name, result in found.items() if result is not None}, repeats, device)
-    figures = {}
+    possible = {name: runs[name] for name, result in found.items() if isinstance(result, Tensor)}
+    times = rounds(possible, repeats, device)
+    figures: dict[str, dict[str, Any]] = {}
     for name, output in found.items():
-        if output is not None:
+        if isinstance(output, str):
+            figures[name] = {"skipped": output}
+        else:
             error = (output.double() - reference).abs()
             figures[name] = {
                 "max_rel_error": float(error.max() / reference.abs().max()),
@@ -161,10 +165,10 @@ def _tf32(model: DeepHE3, graph: Data) -> Tensor:
         torch.set_float32_matmul_precision(before)
 
 
-def _try(run: Any) -> Tensor | None:
-    """Outputs of a run; None where an operation does not exist in its precision."""
+def _try(run: Any) -> Tensor | str:
+    """Outputs of a run; the reason where an operation does not exist in its precision."""
     try:
         output: Tensor = run()
-    except RuntimeError:
-        return None
+    except RuntimeError as error:
+        return str(error).splitlines()[0]
     return output

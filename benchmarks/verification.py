@@ -6,6 +6,7 @@ held against is that MAE, so PASS means "rotating a structure changes less than 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
 
     Args:
         ledger: folder of the sweep.
-        runs: its runs.
+        runs: what to verify; reports on other networks that ``verify.json`` holds already stay in it.
 
     Returns:
         the file; None where no run of :data:`VERIFIED` left a checkpoint.
@@ -43,13 +44,17 @@ def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
     reports = [report for run in chosen.values() for report in _reports(ledger, run)]
     if not reports:
         return None
+    path = ledger.out / "verify.json"
+    earlier = json.loads(path.read_bytes())["reports"] if path.is_file() else []
+    renewed = {report["target"] for report in reports}
+    reports = [*(report for report in earlier if report["target"] not in renewed), *reports]
     checks = [
         {**check, "name": f"{report['target']}: {check['name']}"} for report in reports for check in report["checks"]
     ]
     verdict = max(reports, key=lambda report: bool(report["exit_code"]))["verdict"]
     content = {"target": "trained networks of this sweep", "verdict": verdict, "checks": checks, "reports": reports}
-    write_json(ledger.out / "verify.json", content)
-    return ledger.out / "verify.json"
+    write_json(path, content)
+    return path
 
 
 def _reports(ledger: Ledger, run: Run) -> list[dict[str, Any]]:

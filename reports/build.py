@@ -10,6 +10,7 @@ from typing import Any
 
 from reports.block_bars import draw_block_bars
 from reports.curves import draw_bands, draw_distance, draw_learning_curves
+from reports.equivariance import equivariance_errors
 from reports.page import Page, write_page
 from reports.records import Comparison, RunRecord, by_comparison, load_records
 from reports.render import write_tables
@@ -39,7 +40,11 @@ def build(folder: Path, out: Path | None = None) -> list[Table]:
     target.mkdir(parents=True, exist_ok=True)
     groups = by_comparison(records)
     published = read_published()
-    tables = [table for comparison, members in groups.items() for table in build_tables(comparison, members, published)]
+    verification = _read_object(folder / "verify.json")
+    measured = equivariance_errors(verification)
+    tables = [
+        t for comparison, members in groups.items() for t in build_tables(comparison, members, published, measured)
+    ]
     write_tables(tables, target)
     write_summary(tables, target)
     figures: list[Path] = []
@@ -54,7 +59,7 @@ def build(folder: Path, out: Path | None = None) -> list[Table]:
         tables,
         records,
         figures,
-        verification=_read_object(folder / "verify.json"),
+        verification=verification,
         environment=sweep.get("environment", {}),
         failures=[str(failure) for failure in sweep.get("failures", [])],
     )

@@ -16,6 +16,7 @@ from reports.physics import PHYSICS_CAPTION, PHYSICS_HEAD, physics_rows
 from reports.records import RunRecord
 from reports.render import (
     EMPTY,
+    EQUIVARIANCE_HEAD,
     HEADINGS,
     TEST_CAPTION,
     TEST_HEAD,
@@ -31,6 +32,7 @@ from reports.tables import METRICS, PAPER, Row, Table
 from tracegrad.atomic import atomic_write
 from tracegrad.errors import DataError
 
+SIGNIFICANT = 0.05  # p-value of the test over seeds, adjusted, below which a change is coloured
 TEMPLATE = Path(__file__).with_name("template.html")
 FIGURE_TITLES = {
     "blocks": "Error of every basic block",
@@ -99,7 +101,9 @@ def _introduction(records: Sequence[RunRecord]) -> str:
     return (
         f"<p>{len(records)} runs ({titles}). Click a number to see the runs it was made from. "
         f'Shaded columns, <span class="paper">{PAPER}</span>, are quoted from arXiv:2405.05722: '
-        "compare the changes between the methods there and here, not the errors.</p>"
+        "compare the changes between the methods there and here, not the errors. A change is coloured where the test "
+        f"over three or more seeds says that the methods differ (p &lt; {SIGNIFICANT:g} after Holm); all others may be "
+        "chance.</p>"
     )
 
 
@@ -107,17 +111,18 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
     """One table of one comparison with its tests."""
     names = "".join(f"<th>{HEADINGS[metric]}</th>" for metric in METRICS)
     quoted = "".join(f'<th class="paper">{HEADINGS[metric]}</th>' for metric in METRICS)
+    extra = f"<th>{EQUIVARIANCE_HEAD}</th>" if table.approximate else ""
     head = (
-        '<tr><th colspan="3"></th><th class="wide" colspan="6">this work</th>'
+        f'<tr><th colspan="3"></th><th class="wide" colspan="{7 if extra else 6}">this work</th>'
         f'<th class="wide paper" colspan="3">{PAPER}</th></tr>'
         f'<tr><th class="name">data</th><th class="name">subset</th><th class="name">method</th>{names}'
-        f"<th>runs</th><th>weights</th><th>train s</th>{quoted}</tr>"
+        f"<th>runs</th><th>weights</th><th>train s</th>{extra}{quoted}</tr>"
     )
     body, previous = [], ("", "")
     for row in table.rows:
         first = ' class="first"' if (row.dataset, row.subset) != previous else ""
         previous = (row.dataset, row.subset)
-        body.append(f"<tr{first}>{_row(row, ids)}</tr>")
+        body.append(f"<tr{first}>{_row(table, row, ids)}</tr>")
     tests = "".join(
         f"<details><summary>Paired tests, {dataset} {subset}</summary>{_grid(TEST_HEAD, map(test_cells, tests))}"
         f'<p class="soft">{TEST_CAPTION}</p></details>'
@@ -130,8 +135,10 @@ def _table(table: Table, ids: Mapping[Path, str]) -> str:
     )
 
 
-def _row(row: Row, ids: Mapping[Path, str]) -> str:
+def _row(table: Table, row: Row, ids: Mapping[Path, str]) -> str:
     """Cells of one row; our numbers are links to their runs."""
+    test = table.over_seeds(row)
+    sure = test is not None and test.p_t is not None and test.p_t < SIGNIFICANT
     cells = [f'<td class="name">{html.escape(text)}</td>' for text in (row.dataset, row.subset, row.method)]
     for metric in METRICS:
         cell = row.cells[metric]
@@ -145,22 +152,26 @@ def _row(row: Row, ids: Mapping[Path, str]) -> str:
         )
         what = html.escape(f"{row.method}, {row.dataset} {row.subset}, {HEADINGS[metric]} in meV; {values}", quote=True)
         link = f'<a class="number" href="#{runs[0]}" data-runs="{" ".join(runs)}" data-what="{what}">'
-        cells.append(f"<td>{link}{summary_text(cell.summary)}</a>{_change(cell.change)}</td>")
+        coloured = sure and metric == "mae_all"  # what the test over seeds is about
+        cells.append(f"<td>{link}{summary_text(cell.summary)}</a>{_change(cell.change, coloured)}</td>")
     cells.append(f"<td{'' if row.records else ' class=missing'}>{seeds_text(row)}</td>")
     for attribute in ("parameters", "train_seconds"):
         value = mean_of(row, attribute)
         cells.append(f"<td>{EMPTY if value is None else f'{value:,.0f}'}</td>")
+    if table.approximate:
+        cells.append(f"<td>{row.equivariance.text if row.equivariance else EMPTY}</td>")
     for metric in METRICS:
         cell = row.cells[metric]
         cells.append(f'<td class="paper">{error_text(cell.paper)}{_change(cell.paper_change)}</td>')
     return "".join(cells)
 
 
-def _change(change: float | None) -> str:
-    """Relative change, coloured and signed; nothing where there is none."""
+def _change(change: float | None, coloured: bool = False) -> str:
+    """Relative change with its sign; nothing where there is none."""
     if change is None:
         return ""
-    return f' <span class="{"better" if change < 0 else "worse"}">({change_text(change)})</span>'
+    kind = "soft" if not coloured else "better" if change < 0 else "worse"
+    return f' <span class="{kind}">({change_text(change)})</span>'
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -209,12 +220,18 @@ def _figure(path: Path) -> str:
 
 def _verification(report: Mapping[str, Any]) -> str:
     """Summary of the verifier's report: its verdict and one line per check."""
-    rows = [
-        [str(check.get(name, "")) for name in ("name", "verdict", "error", "tolerance", "message")]
-        for check in report.get("checks", [])
-    ]
+    rows = []
+    for check in report.get("checks", []):
+        unit = str(check.get("details", {}).get("unit", "relative"))
+        figures = [_figure_text(check.get(name)) for name in ("error", "tolerance")]
+        rows.append([str(check["name"]), str(check["verdict"]), *figures, unit, str(check.get("message", ""))])
     verdict = html.escape(f"{report.get('target', 'model')}: {report.get('verdict', 'no verdict')}")
-    return f"<p>{verdict}</p>{_grid(('check', 'verdict', 'error', 'tolerance', 'remark'), rows)}"
+    return f"<p>{verdict}</p>{_grid(('check', 'verdict', 'error', 'tolerance', 'unit', 'remark'), rows)}"
+
+
+def _figure_text(value: object) -> str:
+    """Three significant digits of a number; what is no number as it is."""
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def _run(record: RunRecord, identifier: str) -> str:

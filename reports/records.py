@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,10 @@ from typing import Any
 from tracegrad.errors import DataError
 
 BASELINE = "DeepHE3"
+EVERYTHING = ("data.", "model.", "training.")  # of a configuration, must agree between the seeds of one row
+FREE = ("training.seed", "training.device", "training.threads", "training.loggers", "training.checkpoint_seconds")
+# What the settings of one table must share; rates are swept per setting, and parts of the network are their own.
+SHARED = ("data.", "training.epochs", "training.max_steps", "training.max_seconds", "training.select")
 
 
 @dataclass(frozen=True, order=True)
@@ -184,7 +188,10 @@ def _subset(file: Path, name: str, metrics: Mapping[str, Any]) -> SubsetMetrics:
 
 
 def by_comparison(records: Iterable[RunRecord]) -> dict[Comparison, list[RunRecord]]:
-    """Sort records into the groups that may be compared, and check that each database has one split in each group.
+    """Sort records into the groups that may be compared, and check that the members of each can be.
+
+    Within a group a database has one split, the settings one length of training, and the seeds of a setting one
+    configuration; controls have lengths and widths of their own.
 
     Args:
         records: run records of any origin.
@@ -193,13 +200,14 @@ def by_comparison(records: Iterable[RunRecord]) -> dict[Comparison, list[RunReco
         records by source, preset and recipe, sorted.
 
     Raises:
-        DataError: two runs of one group saw different splits of the same database.
+        DataError: two runs of one group saw different splits of the same database, or were trained differently.
     """
     groups: dict[Comparison, list[RunRecord]] = {}
     for record in records:
         groups.setdefault(record.comparison, []).append(record)
     for comparison, members in groups.items():
         _check_splits(comparison, members)
+        _check_conditions(members)
     return {comparison: groups[comparison] for comparison in sorted(groups)}
 
 
@@ -214,6 +222,40 @@ def _check_splits(comparison: Comparison, records: Sequence[RunRecord]) -> None:
                 f"{record.path} and {other.path} ({comparison.title}) saw different splits of {record.dataset}: "
                 f"{ours} and {theirs}; they cannot stand in one table: move one of them to another folder"
             )
+
+
+def _check_conditions(records: Sequence[RunRecord]) -> None:
+    """Refuse to average, or to compare, runs of different lengths or recipes."""
+    seeds: dict[tuple[str, str], RunRecord] = {}
+    rows: dict[str, RunRecord] = {}
+    for record in records:
+        if record.label == record.setting:
+            _require_alike(seeds.setdefault((record.dataset, record.setting), record), record, EVERYTHING)
+            _require_alike(rows.setdefault(record.dataset, record), record, SHARED)
+
+
+def _require_alike(first: RunRecord, second: RunRecord, names: tuple[str, ...]) -> None:
+    """Compare two configurations; a key that only a newer version has counts where settings must share it."""
+    before, after = (dict(_flat(record.raw["config"])) for record in (first, second))
+    keys = (key for key in {**before, **after} if key.startswith(names) and key not in FREE)
+    changed = [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key) and (key.startswith(SHARED) or (key in before and key in after))
+    ]
+    if changed:
+        raise DataError(
+            f"{first.path} and {second.path} were trained differently ({', '.join(changed)}); they cannot stand in one "
+            "table: move one of them to another folder"
+        )
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def select(records: Iterable[RunRecord], *, dataset: str, label: str) -> list[RunRecord]:

@@ -14,6 +14,7 @@ from reports.tables import METRICS, PAPER, AdjustedTest, Row, Table
 from tracegrad.atomic import atomic_write
 
 EMPTY = "–"
+EQUIVARIANCE_HEAD = "equivariance error (meV)"
 HEADINGS = {"mae_all": "MAE_all", "mae_cha_sample": "MAE_cha_sample", "mae_cha_block": "MAE_cha_block"}
 
 
@@ -80,14 +81,26 @@ def markdown(table: Table) -> str:
         text that ends with a newline.
     """
     head = ["data", "subset", "method", *(HEADINGS[metric] for metric in METRICS), "runs", "weights", "train s"]
+    head += [EQUIVARIANCE_HEAD] if table.approximate else []
     head += [f"{PAPER}: {HEADINGS[metric]}" for metric in METRICS]
     title = f"### Table {table.layout.number}: {table.layout.title}"
     lines = [title, "", f"{table.title}. {caption(table)}", ""]
-    lines += markdown_grid(head, [table_cells(row) for row in table.rows])
+    lines += markdown_grid(head, [table_cells(table, row) for row in table.rows])
     for (dataset, subset), tests in table.tests.items():
         lines += ["", f"**Paired tests, {dataset} {subset}** ({TEST_CAPTION})", ""]
         lines += markdown_grid(TEST_HEAD, [test_cells(test) for test in tests])
     return "\n".join(lines) + "\n"
+
+
+def equivariance_text(rows: Sequence[Row]) -> str:
+    """Say what the verifier measured on approximate networks; empty where all are exact."""
+    measured = [f"{row.method} {row.equivariance.text}" for row in rows if row.equivariance]
+    if not measured:
+        return ""
+    return (
+        " HarmoSE is equivariant only as far as it has learned to be: a random rotation changes a component of H by "
+        f"(verifier, root mean square in meV, before → after training) {', '.join(measured)}."
+    )
 
 
 def caption(table: Table) -> str:
@@ -97,7 +110,7 @@ def caption(table: Table) -> str:
         f"{table.layout.reference} over the seeds that both have. "
         f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. "
         f"Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, not the errors. "
-        f"{EMPTY} stands where there is no value: not run, or not in the paper."
+        f"{EMPTY} stands where there is no value: not run, or not in the paper.{equivariance_text(table.rows)}"
     )
 
 
@@ -123,11 +136,12 @@ def test_cells(adjusted: AdjustedTest) -> list[str]:
     ]
 
 
-def table_cells(row: Row) -> list[str]:
-    """Format one row: names, our three metrics, runs, weights and seconds, the paper's three metrics."""
+def table_cells(table: Table, row: Row) -> list[str]:
+    """Format one row: names, our metrics, runs, weights, seconds, equivariance error if any, the paper's metrics."""
     weights, seconds = mean_of(row, "parameters"), mean_of(row, "train_seconds")
     cost = [EMPTY if value is None else f"{value:.0f}" for value in (weights, seconds)]
     ours, paper = [ours_text(row, metric) for metric in METRICS], [paper_text(row, metric) for metric in METRICS]
+    cost += [row.equivariance.text if row.equivariance else EMPTY] if table.approximate else []
     return [row.dataset, row.subset, row.method, *ours, seeds_text(row), *cost, *paper]
 
 
@@ -168,6 +182,9 @@ def frame(tables: Sequence[Table]) -> pd.DataFrame:
                 line[f"{metric}_change"] = cell.change
                 line[f"{metric}_paper_other_data_mev"] = cell.paper
                 line[f"{metric}_paper_other_data_change"] = cell.paper_change
+            if row.equivariance:
+                line["equivariance_error_before_training_mev"] = row.equivariance.before
+                line["equivariance_error_mev"] = row.equivariance.after
             lines.append(line)
     return pd.DataFrame(lines)
 
@@ -198,7 +215,7 @@ def tests_frame(tables: Sequence[Table]) -> pd.DataFrame:
 
 _LATEX = {"&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}", "±": r"$\pm$"}
 _LATEX |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "\\": r"\textbackslash{}", "–": "--", "−": "$-$"}
-_LATEX |= {"“": "``", "”": "''", "Å": r"\AA{}"}
+_LATEX |= {"“": "``", "”": "''", "Å": r"\AA{}", "→": r"$\to$"}
 
 
 def latex_escape(text: str) -> str:

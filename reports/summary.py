@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.render import EMPTY, change_text, markdown_grid, ours_text, summary_text
+from reports.render import EMPTY, change_text, equivariance_text, markdown_grid, ours_text, summary_text
 from reports.tables import Row, Table, steps_text
 from tracegrad.atomic import atomic_write
 
@@ -30,11 +30,12 @@ def summary(tables: Sequence[Table]) -> str:
                 row.method for table in members for row in table.rows if row.method not in table.layout.methods
             )
         )
-        head = ["data", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
+        head = ["data", "test structures", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
         lines = [line for table in members for line in _lines(table, controls)]
         what = f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}{steps_text(members)}"
         spread = "mean ± standard deviation over seeds, one run without; change against the same seeds of the backbone."
-        parts.append("\n".join([f"{what}; {spread}", "", *markdown_grid(head, lines)]))
+        text = f"{what}; {spread}{equivariance_text([row for table in members for row in table.rows])}"
+        parts.append("\n".join([text, "", *markdown_grid(head, lines)]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -49,7 +50,10 @@ def _lines(table: Table, controls: Sequence[str]) -> list[list[str]]:
         names = (backbone, *(backbone + addition for addition in ADDITIONS), *controls)
         paper = rows[backbone + ADDITIONS[-1]].cells[METRIC].paper_change
         where = dataset if subset == "all" else f"{dataset} {subset}"
-        lines.append([where, backbone, *(_cell(rows.get(name)) for name in names), change_text(paper)])
+        tested = max(len(run.subsets[subset].per_structure) for run in rows[backbone].records)
+        lines.append(
+            [where, str(tested or EMPTY), backbone, *(_cell(rows.get(name)) for name in names), change_text(paper)]
+        )
     return lines
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from reports.equivariance import EquivarianceError
 from reports.records import BASELINE, Comparison, RunRecord, SubsetMetrics, select
 from reports.statistics import PairedTest, Summary, holm, paired_test, relative_change
 from tracegrad.errors import DataError
@@ -82,6 +83,7 @@ class Row:
         method: setting or label of a control.
         cells: by metric name.
         records: the runs behind the row, ordered by seed.
+        equivariance: what the verifier measured where the network is approximate by design.
     """
 
     dataset: str
@@ -89,6 +91,7 @@ class Row:
     method: str
     cells: Mapping[str, Cell]
     records: tuple[RunRecord, ...] = ()
+    equivariance: EquivarianceError | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +109,17 @@ class Table:
     comparison: Comparison
     rows: tuple[Row, ...]
     tests: Mapping[tuple[str, str], tuple[AdjustedTest, ...]] = field(default_factory=dict)
+
+    @property
+    def approximate(self) -> bool:
+        """Whether a row is of a network that is equivariant only as far as it has learned to be."""
+        return any(row.equivariance for row in self.rows)
+
+    def over_seeds(self, row: Row) -> AdjustedTest | None:
+        """Test over the seeds of a row against the reference method; None with fewer than three seeds."""
+        pair = {row.method, self.layout.reference}
+        tests = self.tests.get((row.dataset, row.subset), ())
+        return next((t for t in tests if t.test.over == "seeds" and {t.test.first, t.test.second} == pair), None)
 
     @property
     def title(self) -> str:
@@ -157,6 +171,7 @@ def build_tables(
     comparison: Comparison,
     records: Sequence[RunRecord],
     published: Mapping[tuple[int, str, str, str], Mapping[str, float]],
+    equivariance: Mapping[str, EquivarianceError] | None = None,
 ) -> list[Table]:
     """Build every table that at least one record belongs to; rows without a record stay, empty.
 
@@ -164,12 +179,13 @@ def build_tables(
         comparison: what the records share.
         records: the records of that comparison.
         published: the paper's values, from `read_published`.
+        equivariance: errors of approximate networks, from `equivariance_errors`.
 
     Returns:
         tables in the paper's order.
     """
     return [
-        _build_table(layout, comparison, records, published)
+        _build_table(layout, comparison, records, published, equivariance or {})
         for layout in LAYOUTS
         if any(_belongs(record, layout) for record in records)
     ]
@@ -187,6 +203,7 @@ def _build_table(
     comparison: Comparison,
     records: Sequence[RunRecord],
     published: Mapping[tuple[int, str, str, str], Mapping[str, float]],
+    equivariance: Mapping[str, EquivarianceError],
 ) -> Table:
     """Build one table: the paper's rows, then the controls that have records."""
     rows: list[Row] = []
@@ -201,7 +218,8 @@ def _build_table(
         paper = {label: published.get((layout.number, dataset, subset, label), {}) for label in chosen}
         for label, runs in chosen.items():
             cells = {m: _cell(m, label, layout.reference, values, paper) for m in METRICS}
-            rows.append(Row(dataset, subset, label, cells, tuple(runs)))
+            measured = equivariance.get(f"{dataset} {label}") if runs else None
+            rows.append(Row(dataset, subset, label, cells, tuple(runs), measured))
         found = _tests(chosen, subset)
         if found:
             tests[dataset, subset] = found

@@ -10,12 +10,15 @@ import pytest
 
 from benchmarks.plan import Conditions
 
-# Arguments: FOLDER (its own notes) STEPS SECONDS_PER_STEP FAILING_SETTING, then those of `tracegrad train`.
+# Arguments: FOLDER (its own notes) STEPS SECONDS_PER_STEP FAILING_SETTING LOSS (the last one), then those of
+# `tracegrad train`.
 TRAINER = """
 import json, os, pathlib, sys, time
 
+from tracegrad.config import load_config
+
 notes, steps, pause, failing = pathlib.Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), sys.argv[4]
-words = sys.argv[5:]
+loss, words = sys.argv[5], sys.argv[6:]
 given = dict(zip(words, words[1:]))
 changes = dict(text.split("=", 1) for word, text in zip(words, words[1:]) if word == "--set")
 out = pathlib.Path(given["--out"])
@@ -37,6 +40,10 @@ for step in range(first, steps):
     state.write_text(str(step + 1))
     with (notes / "steps.txt").open("a") as stream:
         print(name, step, file=stream)
+overrides = [text for word, text in zip(words, words[1:]) if word == "--set"]
+config = load_config(
+    preset=given["--preset"], dataset=given["--dataset"], setting=given["--setting"], overrides=overrides
+)
 subsets = ("all",) if given["--dataset"] in ("MG", "MM") else ("nt", "t")
 errors = {"mae_all": 2.0, "mae_cha_sample": 3.0, "mae_cha_block": 4.0, "cha_reference": "self",
           "mae_block": {"s1-s1": 4.0}, "per_structure": {"a": 3.0, "b": 1.0}}
@@ -44,8 +51,9 @@ record = {"dataset": given["--dataset"], "setting": given["--setting"], "seed": 
           "source": json.loads(changes["data.source"]), "preset": given["--preset"], "recipe": "fast",
           "metrics": {subset: errors for subset in subsets}, "parameters": 10, "train_seconds": 1.5, "epochs": 4.0,
           "steps": steps, "git_commit": None, "split_sha256": "f" * 64, "versions": {}, "device": "cpu, 1 threads",
-          "config": {"recipe": "fast", "data": {}, "model": {"hidden_irreps": "4x0e"}, "training": {"epochs": 4}}}
-(out / "history.csv").write_text("step,epoch,seconds,val_loss,val_mae\\n1,1,0.5,2.0,\\n2,1,0.7,,\\n3,2,1.5,1.0,7.0\\n")
+          "config": config.to_dict()}
+rows = ("step,epoch,seconds,val_loss,val_mae", "1,1,0.5,2.0,", "2,1,0.7,,", f"3,2,1.5,{loss},7.0", "")
+(out / "history.csv").write_text("\\n".join(rows))
 (out / "run.tmp").write_text(json.dumps(record))
 os.replace(out / "run.tmp", out / "run.json")
 print("MAE_all 2.0")
@@ -59,8 +67,8 @@ def trainer(tmp_path: Path) -> Callable[..., tuple[str, ...]]:
     script = tmp_path / "trainer.py"
     script.write_text(TRAINER, encoding="utf-8")
 
-    def make(steps: int = 2, pause: float = 0.0, failing: str = "none") -> tuple[str, ...]:
-        return (sys.executable, str(script), str(tmp_path / "notes"), str(steps), str(pause), failing)
+    def make(steps: int = 2, pause: float = 0.0, failing: str = "none", loss: str = "1.0") -> tuple[str, ...]:
+        return (sys.executable, str(script), str(tmp_path / "notes"), str(steps), str(pause), failing, loss)
 
     return make
 

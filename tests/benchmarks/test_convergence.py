@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.convergence import LEVELS, Case, draw, make_parser, read_curve, run, seconds_to, table
+from benchmarks.convergence import (
+    LEVELS,
+    Case,
+    configuration,
+    draw,
+    make_parser,
+    read_curve,
+    run,
+    seconds_to,
+    table,
+)
 from benchmarks.convergence import cases as make_cases
 from benchmarks.trials import TRIALS, read_trials
 from benchmarks.trials import main as trials_main
@@ -38,15 +49,15 @@ def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
     folder = tmp_path / case.name
     folder.mkdir()
     (folder / "history.csv").write_text(HISTORY, encoding="utf-8")
-    (folder / "run.json").write_text(
-        '{"steps": 40, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
-        '"config": {"training": {"max_seconds": 60.0}}}',
-        encoding="utf-8",
-    )
+    record = {"steps": 40, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}
+    record["config"] = configuration(case, options).to_dict()
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     curve = run(case, options)
     assert "| 3 | 3 | 9 | - | 1.900 |" in table([curve])
     assert curve["test_mae_all_mev"] == {"all": 2.5}
     assert len(draw([curve], "MG").axes[0].lines) == 1 + len(LEVELS)
+    with pytest.raises(ConfigError, match=r"training\.max_seconds: 900\.0 -> 30\.0.*give another --work"):
+        run(replace(case, seconds=30.0), options)  # the folder has the same name, the run is another
 
 
 @pytest.mark.parametrize("file", ["trials.yaml", "trials_method.yaml"])
@@ -81,10 +92,10 @@ def test_trials_are_ordered_by_their_error_and_keep_their_curves(tmp_path: Path)
         folder = tmp_path / "work" / Case("MG", "DeepHE3", "fast", 60.0, (), name).name
         folder.mkdir(parents=True)
         (folder / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
-        (folder / "run.json").write_text(
-            '{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
-            '"config": {"training": {"max_seconds": 60.0}}}'
-        )
+        case = Case("MG", "DeepHE3", "fast", 60.0, read_trials(TRIALS, [name])[name], name)
+        config = configuration(case, make_parser().parse_args([])).to_dict()
+        record = {"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, "config": config}
+        (folder / "run.json").write_text(json.dumps(record))
     assert trials_main(words) == 0
     content = json.loads((tmp_path / "out" / "trials_MG_DeepHE3.json").read_text(encoding="utf-8"))
     assert [curve["title"] for curve in content["curves"]] == ["float64", "rate 0.1"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.convergence import Case, configuration, make_parser
 from benchmarks.factors import FACTORS, OF_THE_METHOD, UNCHANGED, Factor, draw, main, table
 from benchmarks.trials import read_trials
 from tracegrad.config import load_config
@@ -17,27 +18,28 @@ from tracegrad.model import build_model
 SETTINGS = ["DeepHE3", "DeepHE3+TraceGrad"]
 
 
-def leave(work: Path, name: str, error: float) -> None:
+def leave(work: Path, name: str, setting: str, change: tuple[str, ...], error: float) -> None:
     """Leave what a complete training leaves."""
     (work / name).mkdir(parents=True)
     (work / name / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
-    (work / name / "run.json").write_text(
-        '{"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, '
-        '"config": {"training": {"max_seconds": 60.0}}}'
-    )
+    changes = ("training.max_steps=400", "training.seed=42", *change)
+    config = configuration(Case("MG", setting, "fast", 0.0, changes), make_parser().parse_args([])).to_dict()
+    record = {"steps": 400, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, "config": config}
+    (work / name / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 @pytest.fixture
 def command(tmp_path: Path) -> list[str]:
     """Return the command line of a study of two factors, one of the method alone; all but one training are complete."""
     (tmp_path / "factors.yaml").write_text("gain: {model.operator_gain: 1.0}\nwide: {model.embed_dim: 32}\n")
-    for name, error in (
-        ("MG_DeepHE3_recipe_as_it_is_seed_42", 2.0),
-        ("MG_DeepHE3_wide_seed_42", 1.0),
-        ("MG_DeepHE3_TraceGrad_gain_seed_42", 3.0),
-        ("MG_DeepHE3_TraceGrad_wide_seed_42", 0.5),
+    gain, wide = ("model.operator_gain=1.0",), ("model.embed_dim=32",)
+    for name, setting, change, error in (
+        ("MG_DeepHE3_recipe_as_it_is_seed_42", SETTINGS[0], (), 2.0),
+        ("MG_DeepHE3_wide_seed_42", SETTINGS[0], wide, 1.0),
+        ("MG_DeepHE3_TraceGrad_gain_seed_42", SETTINGS[1], gain, 3.0),
+        ("MG_DeepHE3_TraceGrad_wide_seed_42", SETTINGS[1], wide, 0.5),
     ):
-        leave(tmp_path / "work", name, error)
+        leave(tmp_path / "work", name, setting, change, error)
     folders = ["--factors", str(tmp_path / "factors.yaml"), "--out", str(tmp_path / "out")]
     return ["--settings", ",".join(SETTINGS), *folders, "--work", str(tmp_path / "work")]
 

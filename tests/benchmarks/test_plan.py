@@ -22,12 +22,11 @@ from benchmarks.plan import (
     Conditions,
     Estimate,
     Run,
-    check_configuration,
+    configuration,
     default_settings,
     estimate,
     make_conditions,
     make_grid,
-    settings_of,
     total_seconds,
     train_arguments,
 )
@@ -56,8 +55,8 @@ def test_a_run_is_configured_as_planned(tmp_path: Path) -> None:
     source.mkdir()
     conditions = make_conditions(str(source), "smoke", "cpu", ["training.epochs=3"])
     run = Run("BB", "DeepHE3+Grad", 7, "DeepHE3+Grad", ("model.num_blocks=1",))
-    check_configuration(run, conditions)
-    config = load_config(preset="smoke", dataset="BB", setting="DeepHE3+Grad", overrides=settings_of(run, conditions))
+    config = configuration(run, conditions)
+    assert (config.data.dataset, config.model.setting, config.preset) == ("BB", "DeepHE3+Grad", "smoke")
     assert (config.data.source, config.training.seed, config.training.device) == (str(source), 7, "cpu")
     assert (config.training.epochs, config.model.num_blocks) == (3, 1)
     words = train_arguments(run, conditions, tmp_path)
@@ -137,13 +136,17 @@ def test_controls_follow_from_finished_runs(conditions: Conditions) -> None:
     def ratio(first: Mapping[str, Any], second: Mapping[str, Any]) -> float:
         return float(second["train_seconds"] / first["train_seconds"])
 
-    equal, matched = plan_controls(["equal-time", "parameter-matched"], records, conditions, count, ratio)
+    equal, matched = plan_controls(["equal-time", "parameter-matched"], records, conditions, None, count, ratio)
     assert (equal.label, equal.setting, equal.overrides) == (
         "DeepHE3 (equal time)", "DeepHE3", ("training.epochs=18",)
     )  # fmt: skip
     assert matched.label == "DeepHE3 (parameter matched)"
     assert matched.overrides == ("model.hidden_irreps=20x0e",)
     assert {equal.name, matched.name} == {"MG_DeepHE3-equal-time_42", "MG_DeepHE3-parameter-matched_42"}
+    before = {equal.name: ("training.epochs=17",)}  # of an earlier measurement: it would not be taken twice alike
+    names = ["equal-time", "parameter-matched"]
+    again = plan_controls(names, records, conditions, before, count, ratio)
+    assert [run.overrides for run in again] == [("training.epochs=17",), matched.overrides]
 
 
 def test_time_of_a_step_is_measured_and_not_that_of_the_runs() -> None:

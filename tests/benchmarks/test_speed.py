@@ -77,8 +77,12 @@ def test_gpu_command_runs_on_the_processor_and_names_what_is_missed(
     figures = record["speed"]["edges"]["60"]
     assert figures["max_rel_difference"] < 1e-12
     assert figures["launches_fast"] < figures["launches_e3nn"]
-    errors = {name: found["max_rel_error"] for name, found in record["speed"]["precisions"].items()}
-    assert errors["float32"] < 1e-5 < errors["bfloat16"]
+    precisions = record["speed"]["precisions"]
+    assert precisions.keys() == {"float32", "bfloat16", "bfloat16 autocast"}
+    assert precisions["float32"]["max_rel_error"] < 1e-5 < precisions["bfloat16"]["max_rel_error"]
+    assert "same dtype" in precisions["bfloat16 autocast"]["skipped"]  # what cannot run is named, not left out
+    (row,) = [row for row in speed.rows_of(record["speed"]) if "autocast" in row[0]]
+    assert row[1] == "skipped"
     assert [training["steps"] for training in record["training"]] == [2]
     assert [len(found["train_seconds"]) for found in record["side_by_side"]] == list(gpu.SIDE_BY_SIDE)
     assert all(found["steps_per_second"] > 0 for found in record["side_by_side"])

@@ -90,6 +90,40 @@ def test_a_record_of_another_run_is_not_taken_over(tmp_path: Path, trainer: Trai
     assert json.loads((out / "sweep.json").read_text())["failures"]
 
 
+def test_a_failure_stays_reported_until_its_run_has_a_record(tmp_path: Path, trainer: Trainer) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(out, "--settings", "DeepHE3"), trainer(failing="DeepHE3")) == 1
+    assert main(arguments(out, "--settings", "DeepHE3+Grad", "--resume"), trainer()) == 0
+    (failure,) = json.loads((out / "sweep.json").read_text())["failures"]
+    assert failure.startswith("MG_DeepHE3_42: ")
+    assert main(arguments(out, "--settings", "DeepHE3", "--resume"), trainer()) == 0
+    assert json.loads((out / "sweep.json").read_text())["failures"] == []
+
+
+def test_a_run_whose_error_was_not_finite_for_a_while_stops_nobody(tmp_path: Path, trainer: Trainer) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(out), trainer(loss="nan")) == 0
+    found = records(out)
+    assert sorted(found) == sorted(f"MG_{setting}_42" for setting in FOUR)
+    assert found["MG_DeepHE3_42"]["curve"]["val_loss"] == [2.0, None]
+
+
+def test_finished_runs_of_an_earlier_preset_are_not_mixed_with_new_ones(
+    tmp_path: Path, trainer: Trainer, notes: Notes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(arguments(out, "--settings", "DeepHE3"), trainer()) == 0
+    path = out / "runs" / "MG_DeepHE3_42.json"
+    record = json.loads(path.read_text())
+    record["config"]["training"]["warmup_steps"] = 7  # as an earlier version of the recipe had it
+    path.write_text(json.dumps(record))
+    assert main(arguments(out, "--seeds", "2", "--resume"), trainer()) == 2
+    error = capfd.readouterr().err
+    assert "training.warmup_steps: 7 -> 10" in error
+    assert "give another --out" in error
+    assert notes("starts") == ["MG DeepHE3 42"]
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from benchmarks.ledger import Ledger, write_json
-from benchmarks.plan import Run, make_conditions
+from benchmarks.plan import Run, configuration, make_conditions
 from benchmarks.verification import write_verification
-from tracegrad.config import load_config
 from tracegrad.evaluation import run_and_record
 
 TINY = ("hidden_irreps=4x0e+2x1o+2x2e", "embed_dim=4", "num_radial=8", "operator_width=4", "trace_width=4")
@@ -22,11 +21,10 @@ SHORT = ("num_train=1", "epochs=0", "max_steps=2", "warmup_steps=1", "harmose_wi
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ledger, list[Run]]:
     """Two trainings of two steps on MoS2."""
     out: Path = tmp_path_factory.mktemp("sweep")
-    ledger = Ledger(out, make_conditions("bundled", "smoke", "cpu", ()))
+    ledger = Ledger(out, make_conditions("bundled", "smoke", "cpu", (*TINY, *SHORT)))
     runs = [Run("MM", setting, 42, setting, ()) for setting in ("DeepHE3+TraceGrad", "HarmoSE")]
     for run in runs:
-        config = load_config(preset="smoke", dataset="MM", setting=run.setting, overrides=(*TINY, *SHORT))
-        run_and_record(config, ledger.training(run), quiet=True)
+        run_and_record(configuration(run, ledger.conditions), ledger.training(run), quiet=True)
         ledger.records.mkdir(exist_ok=True)
         ledger.collect(run)
     return ledger, runs
@@ -50,6 +48,8 @@ def test_exact_networks_pass_and_harmose_is_measured_against_its_own_error(sweep
     assert "MM HarmoSE: rotation" not in checks  # never called exact
     mae = max(metrics["mae_all"] for metrics in ledger.collected(runs[1])["metrics"].values())
     assert after["tolerance"] == pytest.approx(mae)
+    assert write_verification(ledger, runs[1:]) == path  # a sweep that is extended
+    assert by_name(path).keys() == checks.keys()
 
 
 def test_an_error_above_its_own_mae_is_no_pass(sweep: tuple[Ledger, list[Run]]) -> None:

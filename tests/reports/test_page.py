@@ -216,3 +216,17 @@ def test_energies_states_and_gaps_stand_on_the_page(fake_record: Make, write_rec
     lean = write_records(fake_record(lean=True), fake_record(lean=True, seed=43), fake_record(lean=True, seed=44))
     build(lean)
     assert 'id="physics"' not in (lean / "report.html").read_text(encoding="utf-8")
+
+
+def test_only_a_change_that_the_seeds_support_is_coloured(fake_record: Make, write_records: Write) -> None:
+    def page(scales: tuple[float, float, float]) -> str:
+        records = [fake_record(seed=42 + k, scale=1.0 + 0.01 * k) for k in range(3)]
+        records += [fake_record(setting="DeepHE3+Grad", seed=42 + k, scale=s) for k, s in enumerate(scales)]
+        folder = write_records(*records)
+        build(folder)
+        return (folder / "report.html").read_text(encoding="utf-8")
+
+    assert 'class="better">(-29.' in page((0.70, 0.715, 0.71))
+    by_chance = page((0.5, 1.2, 0.9))  # better on average
+    assert 'class="soft">(-14.' in by_chance
+    assert 'class="better"' not in by_chance

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reports.build import build
 from reports.records import by_comparison, load_records, read_record
 from reports.render import error_text, latex, latex_escape, markdown, p_text, write_tables
 from reports.summary import summary
@@ -267,14 +268,41 @@ def test_the_summary_has_a_line_for_every_subset_that_was_trained(fake_record: M
     ]
     records += [fake_record("BB"), fake_record("MM", "HarmoSE"), fake_record("MM", "HarmoSE+TraceGrad", scale=0.9)]
     lines = summary(tables_of(write_records(*records))).splitlines()
-    assert lines[2].count("|") == len(["data", "backbone", *range(4), "two", "controls", "paper"]) + 1
+    assert lines[2].count("|") == len(["data", "test", "backbone", *range(4), "two", "controls", "paper"]) + 1
     assert [line.split(" | ")[:2] for line in lines[4:]] == [
-        ["| MG", "DeepHE3"], ["| BB nt", "DeepHE3"], ["| BB t", "DeepHE3"], ["| MM", "HarmoSE"]
+        ["| MG", "6"], ["| BB nt", "6"], ["| BB t", "6"], ["| MM", "6"]
     ]  # fmt: skip
     assert lines[4] == (
-        "| MG | DeepHE3 | 4.375 ± 1.237 | – | – | 1.750 (-50.0 %) | 7.000 (+100.0 %) | 31.50 | -30.3 % |"
+        "| MG | 6 | DeepHE3 | 4.375 ± 1.237 | – | – | 1.750 (-50.0 %) | 7.000 (+100.0 %) | 31.50 | -30.3 % |"
     )  # of the paper only its own change
-    assert lines[-1] == "| MM | HarmoSE | 3.500 | – | – | 3.150 (-10.0 %) | – | – | -23.6 % |"
+    assert lines[-1] == "| MM | 6 | HarmoSE | 3.500 | – | – | 3.150 (-10.0 %) | – | – | -23.6 % |"
+
+
+def measured(target: str, error: float, check: str = "budget") -> dict[str, Any]:
+    return {"target": target, "checks": [{"name": check, "error": error}]}
+
+
+def test_an_approximate_network_has_its_equivariance_error_beside_its_mae(
+    fake_record: Make, write_records: Write
+) -> None:
+    reports = [
+        measured("MM HarmoSE, before training", 1.6e-13),
+        measured("MM HarmoSE", 0.0531),
+        measured("MM DeepHE3", 3e-15, "rotation"),  # exact: no error in meV stands anywhere
+    ]
+    folder = write_records(fake_record("MM"), fake_record("MM", "HarmoSE"))
+    (folder / "verify.json").write_text(json.dumps({"verdict": "PASS", "checks": [], "reports": reports}))
+    first, third = build(folder)
+    (row,) = [row for row in third.rows if row.method == "HarmoSE"]
+    assert (row.equivariance.before, row.equivariance.after) == (1.6e-13, 0.0531)
+    (line,) = [line for line in markdown(third).splitlines() if line.startswith("| MM | all | HarmoSE |")]
+    assert " 3.500 |" in line
+    assert "| 1.6e-13 → 0.053 |" in line
+    assert "equivariance error" not in markdown(first)
+    for name in ("table3.md", "table3.tex", "summary.md", "report.html"):
+        assert "1.6e-13 → 0.053" in (folder / name).read_text(encoding="utf-8").replace(r"$\to$", "→"), name
+    assert pd.read_csv(folder / "table3.csv")["equivariance_error_mev"].dropna().tolist() == [0.0531]
+    assert not any(table.approximate for table in tables_of(folder))  # control: nothing was measured
 
 
 def test_a_table_says_how_many_steps_its_rows_took(fake_record: Make, write_records: Write) -> None:
@@ -284,8 +312,42 @@ def test_a_table_says_how_many_steps_its_rows_took(fake_record: Make, write_reco
     assert table.title.endswith("recipe fast, 3,000 steps")
     assert "recipe fast, 3,000 steps. Errors" in markdown(table)
     assert "recipe fast, 3,000 steps; mean" in summary([table])
-    (mixed,) = tables_of(write_records(*alike, fake_record(setting="DeepHE3+Trace", steps=1200)))
-    assert mixed.title.endswith("recipe fast")  # control: nothing is said where they differ
+    (mixed,) = tables_of(write_records(*alike, fake_record("MM", steps=1200)))
+    assert mixed.title.endswith("recipe fast")  # control: nothing is said where databases differ
+
+
+def trained(**training: object) -> dict[str, object]:
+    given = {"seed": 42, "max_steps": 0, "learning_rate": 0.1, "select": "best"} | training
+    return {"recipe": "fast", "data": {}, "model": {}, "training": given}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "key"),
+    [
+        ({"seed": 42}, {"seed": 43, "config": trained(seed=43, max_steps=1200)}, "training.max_steps: 0 -> 1200"),
+        ({"seed": 42}, {"seed": 43, "config": trained(learning_rate=0.5)}, "training.learning_rate"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained(max_steps=1200)}, "training.max_steps: 0 -> 1200"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained(select="last")}, "training.select: 'best' -> 'last'"),
+    ],
+    ids=["length-of-seeds", "rate-of-seeds", "length-of-settings", "weights-of-settings"],
+)
+def test_runs_trained_differently_do_not_stand_in_one_table(
+    fake_record: Make, write_records: Write, first: dict[str, Any], second: dict[str, Any], key: str
+) -> None:
+    with pytest.raises(DataError, match=key):
+        tables_of(write_records(fake_record(**{"config": trained()} | first), fake_record(**second)))
+
+
+def test_seeds_rates_of_settings_and_lengths_of_controls_may_differ(fake_record: Make, write_records: Write) -> None:
+    records = [
+        fake_record(config=trained(seed=42)),
+        fake_record(seed=43, config=trained(seed=43)),
+        fake_record(setting="DeepHE3+Grad", config=trained(learning_rate=0.5)),
+        fake_record(label="DeepHE3 (equal time)", config=trained(max_steps=1200)),
+        fake_record("MM", config=trained(max_steps=600)),
+    ]
+    (table,) = tables_of(write_records(*records))
+    assert len([row for row in table.rows if row.records]) == 4
 
 
 def test_latex_is_well_formed(fake_record: Make, write_records: Write) -> None:

@@ -1,5 +1,6 @@
 """Configuration of a run: dataclasses with a reason per field, presets, YAML and ``key=value`` changes."""
 
+from tracegrad.config.changes import changed_keys as changed_keys
 from tracegrad.config.load import check_budget as check_budget
 from tracegrad.config.load import config_from_dict as config_from_dict
 from tracegrad.config.load import load_config as load_config

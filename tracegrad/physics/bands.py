@@ -79,11 +79,11 @@ def k_path(structure: Structure, path: str | None = None, points: int = 60) -> K
         distance, positions, labels = found.get_linear_kpoint_axis()
     except Exception as error:  # what ASE raises depends on the lattice
         raise DataError(f"no k-path {path or ''} for this cell ({type(error).__name__}: {error})") from error
-    ticks: dict[float, str] = {}
+    ticks: dict[float, tuple[float, str]] = {}  # a break of the path has two labels at one position
     for position, label in zip(positions.tolist(), labels, strict=True):
-        known = ticks.get(round(position, 9))
-        ticks[round(position, 9)] = label if known in (None, label) else f"{known},{label}"
-    return KPath(np.asarray(found.kpts), np.asarray(distance), tuple(ticks.items()))
+        place, known = ticks.get(round(position, 9), (position, label))
+        ticks[round(position, 9)] = (place, label if known == label else f"{known},{label}")
+    return KPath(np.asarray(found.kpts), np.asarray(distance), tuple(ticks.values()))
 
 
 def k_mesh(divisions: Sequence[int], gamma: bool = False) -> NDArray[np.float64]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tracegrad.atomic import atomic_write
-from tracegrad.config import Config, config_from_dict, read_yaml
+from tracegrad.config import Config, changed_keys, config_from_dict, read_yaml
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.training.device import process_rank
 
@@ -17,8 +16,6 @@ CONFIG_FILE = "config.yaml"
 FINAL_FILE = "final.ckpt"
 LOCK_FILE = ".lock"
 PARTIAL_FILES = ".*.tmp.*"  # names that tracegrad.atomic gives to files that are not complete
-# What may change when a run is continued: nothing that decides the numbers.
-FREE_ON_RESUME = ("training.checkpoint_seconds", "training.loggers", "training.device", "training.threads", "preset")
 
 
 @contextmanager
@@ -81,21 +78,9 @@ def _check_run(folder: Path, config: Config, resume: bool) -> None:
     if not resume:
         raise ConfigError(f"{folder}: holds another run; continue it with --resume or give another --out")
     before = config_from_dict(read_yaml(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
-    changed = changed_keys(before.to_dict(), config.to_dict())
+    changed = changed_keys(before, config)
     if changed:
         raise ConfigError(
             f"{folder}: holds a run with another configuration ({', '.join(changed)}); "
             "continue it with the same one or give another --out"
         )
-
-
-def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Keys whose values differ and that a continued run must not change, as ``section.key: old -> new``."""
-    changed = []
-    for key, old in before.items():
-        name, new = f"{prefix}{key}", after[key]
-        if isinstance(old, Mapping):
-            changed += changed_keys(old, new, f"{name}.")
-        elif old != new and name not in FREE_ON_RESUME:
-            changed.append(f"{name}: {old!r} -> {new!r}")
-    return changed

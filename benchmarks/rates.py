@@ -1,7 +1,8 @@
 """Learning rate of every setting on every database: ``python -m benchmarks.rates FOLDER...`` reads several sweeps.
 
 Each folder is what ``python -m benchmarks --set training.learning_rate=R --out FOLDER`` left. The rate with the lowest
-validation error is the one for the recipe; test errors are not looked at.
+validation error at the end of the run is the one for the recipe; test errors are not looked at. Of two runs with one
+rate that of the later folder counts.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def validation_errors(folders: Sequence[Path], seed: int) -> Errors:
-    """Lowest validation MAE_all of every run, meV, by (database, setting) and rate.
+    """Validation MAE_all at the end of every run, meV, by (database, setting) and rate.
 
     Args:
         folders: outputs of sweeps.
@@ -51,17 +52,17 @@ def validation_errors(folders: Sequence[Path], seed: int) -> Errors:
             record = json.loads(path.read_bytes())
             if record["seed"] != seed or record.get("label", record["setting"]) != record["setting"]:
                 continue
-            values = [value for value in record.get("curve", {}).get("val_mae", []) if value is not None]
-            if not values:
+            values = record.get("curve", {}).get("val_mae", [])
+            if all(value is None for value in values):
                 raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
             rates = found.setdefault((record["dataset"], record["setting"]), {})
-            rates[float(record["config"]["training"]["learning_rate"])] = min(values)
+            rates[float(record["config"]["training"]["learning_rate"])] = math.inf if values[-1] is None else values[-1]
     return dict(sorted(found.items()))
 
 
 def best_rate(errors: dict[float, float]) -> float:
-    """Rate with the lowest error; a run that ended in NaN never wins."""
-    return min(errors, key=lambda rate: errors[rate] if math.isfinite(errors[rate]) else math.inf)
+    """Rate with the lowest error; a run that blew up never wins."""
+    return min(errors, key=lambda rate: errors[rate])
 
 
 def table(found: Errors) -> str:
@@ -77,7 +78,7 @@ def table(found: Errors) -> str:
 
 
 def _cell(value: float | None, bold: bool) -> str:
-    text = "-" if value is None else f"{value:.3f}"
+    text = "-" if value is None else f"{value:.3f}" if math.isfinite(value) else "blew up"
     return f"**{text}**" if bold else text
 
 
@@ -90,7 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     rows: list[dict[str, Any]] = [
-        {"dataset": dataset, "setting": setting, "val_mae_mev": errors, "best": best_rate(errors)}
+        {
+            "dataset": dataset,
+            "setting": setting,
+            "val_mae_mev": {rate: error if math.isfinite(error) else None for rate, error in errors.items()},
+            "best": best_rate(errors),
+        }
         for (dataset, setting), errors in found.items()
     ]
     options.out.mkdir(parents=True, exist_ok=True)

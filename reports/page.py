@@ -236,13 +236,21 @@ def _figure_text(value: object) -> str:
 
 def _run(record: RunRecord, identifier: str) -> str:
     """One record, folded; its JSON as it was read."""
-    commit = re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(record.raw.get("git_commit") or "unknown"))
-    line = f"{record.dataset} · {record.label} · seed {record.seed} · {record.comparison.title} · commit {commit}"
+    retested = record.raw.get("retested")
+    commit = f"commit {_commit(record.raw)}"
+    if retested:
+        commit = f"trained at {commit}, {retested['select']} weights tested at commit {_commit(retested)}"
+    line = f"{record.dataset} · {record.label} · seed {record.seed} · {record.comparison.title} · {commit}"
     source = f"{record.path.name}, sha256 {record.sha256}"
     return (
         f'<details id="{identifier}"><summary>{html.escape(line)}</summary>'
         f'<p class="soft">{html.escape(source)}</p><pre>{_json(record.raw)}</pre></details>'
     )
+
+
+def _commit(content: Mapping[str, Any]) -> str:
+    """First digits of a commit."""
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(content.get("git_commit") or "unknown"))
 
 
 def _json(value: Any) -> str:

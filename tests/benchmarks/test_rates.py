@@ -32,9 +32,13 @@ def test_the_rate_with_the_lowest_validation_error_wins(tmp_path: Path, capsys: 
     assert row["best"] == 0.1
 
 
-def test_a_run_that_blew_up_does_not_win() -> None:
-    assert best_rate({0.1: float("nan"), 0.05: 2.0}) == 0.05
-    assert "**2.000**" in table({("BT", "DeepHE3"): {0.1: float("nan"), 0.05: 2.0}})
+def test_the_error_at_the_end_counts_whatever_lay_before(tmp_path: Path) -> None:
+    leave(tmp_path, "DeepHE3", 0.05, [3.0, 1.0, 2.0])
+    leave(tmp_path, "DeepHE3", 0.1, [0.5, 0.1, None])  # no finite number at the end: it blew up
+    found = validation_errors([tmp_path], 42)["MG", "DeepHE3"]
+    assert found == {0.05: 2.0, 0.1: float("inf")}
+    assert best_rate(found) == 0.05
+    assert "| **2.000** | blew up |" in table({("MG", "DeepHE3"): found})
 
 
 def test_folders_without_records_or_curves_are_refused(tmp_path: Path) -> None:

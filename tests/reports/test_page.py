@@ -218,6 +218,15 @@ def test_energies_states_and_gaps_stand_on_the_page(fake_record: Make, write_rec
     assert 'id="physics"' not in (lean / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_record_tested_later_names_both_commits(fake_record: Make, write_records: Write) -> None:
+    later = fake_record(seed=43, retested={"git_commit": "a" * 40, "select": "last"})
+    folder = write_records(fake_record(), later)
+    build(folder)
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "trained at commit 000000000000, last weights tested at commit aaaaaaaaaaaa<" in page
+    assert page.count("· commit 000000000000<") == 1  # the other one says when it was trained
+
+
 def test_only_a_change_that_the_seeds_support_is_coloured(fake_record: Make, write_records: Write) -> None:
     def page(scales: tuple[float, float, float]) -> str:
         records = [fake_record(seed=42 + k, scale=1.0 + 0.01 * k) for k in range(3)]

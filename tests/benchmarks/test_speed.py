@@ -67,6 +67,18 @@ def test_exponent_is_that_of_the_power_and_a_square_is_not_linear() -> None:
 
 
 @pytest.mark.usefixtures("_small_networks")
+def test_the_record_has_what_its_readers_rely_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "authors_operator", lambda *_: {"ratio": 2.0})
+    words = ["--edges", "60", "--repeats", "1", "--modules", "fast", "--json", str(tmp_path / "speed.json")]
+    assert speed.main(words) == 0
+    figures = json.loads((tmp_path / "speed.json").read_text())["edges"]["60"]
+    names = {"step_ratio", "inference_ratio", "saved_memory_ratio", "launches_fast", "max_rel_difference"}
+    assert names <= figures.keys()
+    assert figures["operator_overhead"].keys() == {"low_rank", "authors"}
+    assert figures["max_rel_difference"] < 1e-12
+
+
+@pytest.mark.usefixtures("_small_networks")
 def test_gpu_command_runs_on_the_processor_and_names_what_is_missed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -149,6 +150,25 @@ def _single(left: Array, right: Array, law: Representation, jitter: Jitter | Non
         return deviations([left], [right], law, jitter)
     shape = (1, len(law.blocks_of(left.shape[-1])))
     return Deviation(np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape), np.zeros(shape[1], dtype=bool))
+
+
+def relative_error(gap: float, *sizes: float, noise: float = 0.0) -> float:
+    """Part of a gap above the noise, over the largest of the sizes.
+
+    Args:
+        gap: difference of two numbers, not negative.
+        sizes: sizes that the gap is compared with.
+        noise: part of the gap that round-off explains.
+
+    Returns:
+        The error, 0 without a gap; inf where anything is not finite, since ``max`` and ``>`` let NaN pass.
+    """
+    if not all(math.isfinite(value) for value in (gap, noise, *sizes)):
+        return math.inf
+    excess, scale = max(0.0, gap - noise), max(sizes)
+    if excess == 0:
+        return 0.0
+    return excess / scale if scale > 0 else math.inf
 
 
 def jitter_of(

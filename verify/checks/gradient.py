@@ -16,6 +16,7 @@ from torch import Tensor
 from ..context import Context, NotApplicable
 from ..gradient_subject import GradientSubject, differentiable, vector_jacobian
 from ..group import Elements, haar
+from ..measure import relative_error
 from ..result import CheckResult, Verdict
 from ..subject import Leaf, State, Subject, quiet
 from ..tolerances import GRADIENT_FACTOR, Bands, bands, verdict_of
@@ -133,11 +134,8 @@ class _Probe:
             h = limits.step * factor
             (plus, size), (minus, other) = self.total(direction, h), self.total(direction, -h)
             numeric = (plus - minus) / (2 * h)
-            excess = max(0.0, abs(numeric - slope) - 16 * limits.eps * (size + other) / h)
-            scale = max(abs(numeric), abs(slope), norm)
-            errors.append(excess / scale if scale > 0 else 0.0)
-            if not np.isfinite(scale):
-                errors[-1] = float("inf")
+            noise = 16 * limits.eps * (size + other) / h
+            errors.append(relative_error(abs(numeric - slope), abs(numeric), abs(slope), norm, noise=noise))
             if errors[-1] <= limits.difference:
                 break
         if errors[-1] <= limits.difference and len(errors) <= 2:
@@ -166,6 +164,8 @@ def finite_difference(context: Context) -> CheckResult:
                 found.append((band.severity, error, direction.name, band))
     _, error, name, verdict = max(found)
     message = "" if verdict is Verdict.PASS else f"the gradient along {name} differs from central differences"
+    if not np.isfinite(error):
+        message = f"the gradient along {name}, or a value next to the input, is not finite"
     if verdict is Verdict.PRECISION:
         message += "; the difference shrinks with a longer step: part of the function runs in lower precision"
     table: dict[str, float] = {}
@@ -197,7 +197,7 @@ def jvp_vjp(context: Context) -> CheckResult:
     size += sum(float((g * t).double().abs().sum()) for g, t in zip(grads, tangents, strict=True))
     if size == 0:
         raise NotApplicable("every derivative is zero: central differences judge that")
-    error = abs(forward - reverse) / size
+    error = relative_error(abs(forward - reverse), size)
     tolerance = context.tol if context.tol is not None else GRADIENT_FACTOR * context.static
     verdict = verdict_of(error, tolerance, subject.dtype)
     message = "" if verdict is Verdict.PASS else "forward-mode and reverse-mode derivatives disagree"

@@ -178,6 +178,6 @@ def _perturbed(
 
 def _differ(first: Outputs, second: Outputs, tolerance: float) -> bool:
     for a, b in zip(first, second, strict=True):
-        if a[0].shape != b[0].shape or bool(np.any(np.abs(a[0] - b[0]) > tolerance * (np.abs(a[0]) + np.abs(b[0])))):
+        if a[0].shape != b[0].shape or not np.all(np.abs(a[0] - b[0]) <= tolerance * (np.abs(a[0]) + np.abs(b[0]))):
             return True
     return False

@@ -18,6 +18,7 @@ from torch import Tensor
 from tracegrad.errors import VerificationError
 
 from .group import Elements
+from .precision import in_precision
 from .representation import VECTOR, Representation
 from .subject import Leaf, OutputSpec
 from .wigner import Array, Basis
@@ -244,8 +245,8 @@ class DataAdapter:
         """See :class:`GraphAdapter`."""
         changed = graph.clone()
         for key, value in graph.to_dict().items():
-            if isinstance(value, Tensor) and value.is_floating_point():
-                changed[key] = value.to(dtype)
+            if isinstance(value, Tensor):
+                changed[key] = in_precision(value, dtype)
         return changed
 
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:

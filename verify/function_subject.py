@@ -13,7 +13,7 @@ from torch import Tensor
 from tracegrad.errors import VerificationError
 
 from .group import Elements
-from .precision import converted
+from .precision import converted, in_precision
 from .representation import Representation, parse_entries
 from .subject import (
     Leaf,
@@ -97,7 +97,7 @@ class FunctionSubject(Subject):
 
     def _checked_one(self, index: int, value: Any, law: Representation) -> Any:
         if law.kind == "fixed":
-            return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+            return in_precision(value, self.dtype) if isinstance(value, Tensor) else value
         if not isinstance(value, Tensor):
             raise VerificationError(
                 f"inputs[{index}] is a {type(value).__name__}, expected a torch.Tensor for {law.text}"
@@ -118,7 +118,7 @@ class FunctionSubject(Subject):
         if not bool(torch.isfinite(value).all()):
             raise VerificationError(f"inputs[{index}] holds NaN or infinity: give finite inputs")
         self.device = value.device
-        return value.detach().to(self.dtype)
+        return in_precision(value.detach(), self.dtype)
 
     def _probe(self) -> None:
         """First calls: settles compiled code, and turns a misfit into one sentence."""
@@ -216,7 +216,7 @@ class FunctionSubject(Subject):
         return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
 
     def cast(self, state: State) -> State:
-        return [x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in state]
+        return [in_precision(x, self.dtype) if isinstance(x, Tensor) else x for x in state]
 
     def in_dtype(self, dtype: torch.dtype) -> Subject | None:
         try:

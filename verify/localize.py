@@ -23,7 +23,7 @@ from tracegrad.errors import VerificationError
 from .context import Context
 from .group import Elements, haar
 from .leak import describe_leak, irrep_content
-from .measure import Jitter, deviations, jitter_of
+from .measure import Jitter, deviations, jitter_of, rms, zero_floor
 from .representation import Representation
 from .result import ModuleError
 from .subject import State, Subject, module_depth, quiet
@@ -214,7 +214,8 @@ def _row(
     left = [local.at(elements[[k]], other) for k, other in enumerate(others)]
     right = list(local.law_out.act(np.stack([base] * len(others)), elements))
     jitter = local.jitter(base, rng)
-    found = deviations(left, right, local.law_out, jitter)
+    size = max(rms(base), *(rms(_array(x)) for x in local.record.arguments if isinstance(x, Tensor) and x.ndim))
+    found = deviations(left, right, local.law_out, zero_floor(jitter, size, bands(local.dtype).eps))
     static = static_tolerance(local.dtype, local.lmax(), module_depth(local.record.module))
     limits = (
         np.full(len(jitter.relative), tol)

@@ -38,14 +38,16 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
         dtype: dtype of the copy.
 
     Returns:
-        The copy, complex constants with their imaginary parts; 3j symbols that e3nn stored in float32 are stored in full precision.
+        The copy, complex constants with their imaginary parts; 3j symbols that e3nn stored in float32 are stored in
+        full precision.
 
     Raises:
         VerificationError: the module cannot be copied.
     """
     try:
         with quiet(dtype):
-            clone = copy.deepcopy(module)._apply(lambda tensor: in_precision(tensor, dtype))
+            clone = copy.deepcopy(module)
+            clone._apply(lambda tensor: in_precision(tensor, dtype))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error
     if dtype is torch.float64:

@@ -246,6 +246,33 @@ def test_discontinuity_at_a_tie_is_listed_and_does_not_fail() -> None:
     assert report.passed, report.to_text()
 
 
+OCTAHEDRON = torch.cat([torch.zeros(1, 3), torch.eye(3), -torch.eye(3)]).double()
+
+
+def _nearest(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The vector to the neighbour nearest to the first point, and a smooth invariant."""
+    vectors = points[1:] - points[:1]
+    return vectors[vectors.norm(dim=1).argmin()][None], torch.exp(-vectors.square().sum(1)).sum().reshape(1, 1)
+
+
+@pytest.mark.parametrize("stretch", [1.0, 2.0], ids=["sound", "broken"])
+def test_output_with_ties_at_the_given_input_is_neither_zero_nor_left_out(stretch: float) -> None:
+    def func(points: Tensor) -> tuple[Tensor, Tensor]:
+        vector, invariant = _nearest(points)
+        return vector * vector.new_tensor([stretch, 1.0, 1.0]), invariant
+
+    arguments = (func, ["cartesian_points"], ["1x1o", "1x0e"])
+    options = {"checks": ["rotation", "finite_difference", "vacuity"], "diagnose": False}
+    tied = _verify(*arguments, inputs=[OCTAHEDRON], **options)
+    assert tied.check("rotation").verdict is Verdict.SUSPECT
+    assert tied.check("vacuity").verdict is Verdict.VACUOUS
+    assert "discontinuous at the given input" in tied.check("rotation").message
+    assert "discontinuous" in tied.skipped["finite_difference"]
+    assert "zero on every input" not in tied.to_text()
+    loose = OCTAHEDRON + 0.1 * torch.randn(7, 3, dtype=torch.float64)
+    assert _verify(*arguments, inputs=[loose], **options).passed is (stretch == 1)
+
+
 def test_counterexample_is_small_and_its_code_replays_it() -> None:
     def broken(x: Tensor, y: Tensor) -> Tensor:
         return torch.cat([x[..., :2], torch.nn.functional.silu(x[..., 2:8]), y], dim=-1)

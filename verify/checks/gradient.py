@@ -57,6 +57,8 @@ def require_gradients(context: Context) -> None:
         raise NotApplicable("the function is not deterministic")
     if not context.finite:
         raise NotApplicable("the outputs are not finite")
+    if context.jumping_blocks:
+        raise NotApplicable(f"discontinuous at the given input: {', '.join(context.jumping_blocks[:6])}")
 
 
 def gradient(context: Context) -> CheckResult:

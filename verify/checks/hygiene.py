@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..context import Context
+from ..context import JUMP, Context
 from ..measure import Outputs
 from ..result import CheckResult, Verdict
 from ..subject import Leaf, State, quiet
-from ..tolerances import DETERMINISTIC, JITTER_FACTOR, ZERO_FACTOR, bands, verdict_of
+from ..tolerances import DETERMINISTIC, JITTER_FACTOR, bands, verdict_of
 
 PERTURBATION = 1e-3  # relative size of the change that must show in some output
 MAX_PROBED = 24
@@ -101,8 +101,9 @@ def dtype_leak(context: Context) -> CheckResult:
 def vacuity(context: Context) -> CheckResult:
     """Outputs are finite, no block is dead, and they depend on the inputs.
 
-    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. Input irreps
-    that no output depends on are listed, since a fault behind them cannot be seen.
+    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. So is one that
+    is discontinuous at the given input. Input irreps that no output depends on are listed, since a fault behind them
+    cannot be seen.
     """
     if not context.finite:
         bad = {
@@ -112,7 +113,7 @@ def vacuity(context: Context) -> CheckResult:
         return CheckResult(
             "vacuity", Verdict.VACUOUS, float("inf"), 0.0, f"not finite: {bad}", len(context.states), details=bad
         )
-    dead = _dead_outputs(context)
+    dead, jumping = context.zero_blocks, context.jumping_blocks
     inert, moved = _dead_inputs(context)
     undeclared = [
         name
@@ -124,26 +125,16 @@ def vacuity(context: Context) -> CheckResult:
         reasons.append("the outputs have no rows")
     elif undeclared:
         reasons.append(f"zero on every input: {', '.join(undeclared[:6])} (declare with allow_zero if that is right)")
+    if jumping:
+        reasons.append(f"{', '.join(jumping[:6])}: {JUMP}")
     if not moved and not undeclared:
         reasons.append("the outputs do not depend on the inputs")
     verdict = Verdict.VACUOUS if reasons else Verdict.PASS
     if inert and not reasons:
         reasons.append(f"no output depends on {', '.join(inert[:6])}: a fault behind it cannot be seen")
-    details = {"dead_outputs": [name for name, _ in dead], "dead_inputs": inert}
-    error = float(len(undeclared) + (not moved))
+    details = {"dead_outputs": [name for name, _ in dead], "discontinuous": jumping, "dead_inputs": inert}
+    error = float(len(undeclared) + len(jumping) + (not moved))
     return CheckResult("vacuity", verdict, error, 0.0, "; ".join(reasons), len(context.states), details=details)
-
-
-def _dead_outputs(context: Context) -> list[tuple[str, str]]:
-    """(label, irrep) of the blocks that are zero, up to their round-off, on all base states."""
-    dead = []
-    for spec, column, jitter in zip(context.subject.outputs, context.base, context.jitter, strict=True):
-        rows = np.concatenate(column)
-        for i, b in enumerate(spec.law.blocks_of(rows.shape[-1])):
-            size = float(np.sqrt(np.mean(rows[:, b.start : b.stop] ** 2))) if rows.size else 0.0
-            if size <= ZERO_FACTOR * jitter.absolute[i]:
-                dead.append((f"{spec.name} {b.name}", b.name))
-    return dead
 
 
 def _dead_inputs(context: Context) -> tuple[list[str], bool]:

@@ -180,8 +180,7 @@ class TraceGradAdapter:
         """Blocks of all directed edges."""
         if not self.hermitian:
             return None
-        with torch.no_grad():
-            irreps = model(graph)["edge_irreps"].double().cpu()
+        irreps = model(graph)["edge_irreps"].detach().double().cpu()
         keys = torch.cat([graph.cell_shift, graph.edge_index.T], dim=1).cpu().numpy()
         found = irreps_to_blocks(irreps, keys, graph.edge_type.cpu(), self.layout)
         return {tuple(int(v) for v in key): np.asarray(found.block(e)) for e, key in enumerate(found.keys())}

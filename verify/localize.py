@@ -93,7 +93,7 @@ def record_calls(subject: Subject, state: State) -> list[Record]:
     modules = [(n, m) for n, m in subject.module.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
     handles = [m.register_forward_hook(hook(n or "(root)"), with_kwargs=True) for n, m in modules]
     try:
-        with quiet(subject.dtype), torch.no_grad():
+        with quiet(subject.dtype):
             subject.raw(state)
     finally:
         for handle in handles:
@@ -135,7 +135,7 @@ class LocalModule:
 
     def call(self, arguments: Sequence[Any], other: Record) -> Array:
         """Output rows, with the keyword arguments of another recorded call."""
-        with quiet(self.dtype), torch.no_grad():
+        with quiet(self.dtype):
             result = self.record.module(*arguments, **other.keywords)
         return _array(result)
 

@@ -206,6 +206,20 @@ def test_factory_may_return_a_target() -> None:
     assert load_target("verified_things:sound").irreps_in == ["4x1o"]
 
 
+def test_third_entry_beside_a_graph_must_be_an_adapter() -> None:
+    from ase import Atoms
+
+    class Mine:
+        def specs(self) -> None: ...
+
+    made = (torch.nn.Identity(), Atoms("H"), Mine())
+    with pytest.raises(VerificationError, match="Mine lacks evaluate"):
+        as_target(made, "x")
+    with pytest.raises(VerificationError, match="Mine lacks evaluate"):
+        Target(made[0], graph=made[1], adapter=made[2]).verify()
+    assert as_target((torch.tanh, ["1x1o"], ["1x1o"]), "x").irreps_in == ["1x1o"]
+
+
 def test_declared_irreps_are_required_of_a_module() -> None:
     with pytest.raises(VerificationError, match="does not declare"):
         as_target(torch.nn.Linear(3, 3), "x").verify()

@@ -204,6 +204,36 @@ def test_weight_by_index_breaks_the_permutation_alone() -> None:
     assert "interchangeable" in report.check("node_permutation").details["hint"]
 
 
+@pytest.mark.parametrize("broken", [True, False])
+def test_order_of_the_points_is_tested_together_with_one_number_per_point(broken: bool) -> None:
+    def func(points: Tensor, charges: Tensor) -> Tensor:
+        weight = 1 + torch.arange(len(points), dtype=points.dtype)[:, None] if broken else 1
+        return (points - points.mean(0)) * charges[:, None] * weight
+
+    inputs = [torch.randn(6, 3), torch.tensor([1.0, 1.0, 1.0, 1.0, 6.0, 6.0])]
+    report = _verify(func, ["cartesian_points", None], ["1x1o"], inputs=inputs, diagnose=False)
+    assert [c.name for c in report.failures] == (["node_permutation"] if broken else []), report.to_text()
+
+
+def test_order_of_the_points_is_not_tested_where_integers_may_number_them() -> None:
+    def func(points: Tensor, index: Tensor) -> Tensor:
+        i, j = index
+        return torch.zeros_like(points).index_add(0, i, points[j] - points[i])
+
+    inputs = [torch.randn(4, 3), torch.tensor([[0, 1, 2], [1, 2, 3]])]
+    report = _verify(func, ["cartesian_points", None], ["1x1o"], inputs=inputs, diagnose=False)
+    assert "node_permutation" in report.skipped
+    assert report.passed, report.to_text()
+
+
+def test_tensors_of_the_caller_stay_as_they_were() -> None:
+    x = torch.ones(3, 3, dtype=torch.float64)
+    report = _verify(lambda x: x.mul_(2.0), ["1x1o"], ["1x1o"], inputs=[x], checks=["rotation", "input_mutation"])
+    assert not report.check("input_mutation").passed
+    assert report.check("rotation").passed
+    assert torch.equal(x, torch.ones(3, 3))
+
+
 def test_wrong_but_symmetric_backward_is_found_by_differences_alone() -> None:
     class Scaled(torch.autograd.Function):
         @staticmethod

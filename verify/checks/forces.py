@@ -22,7 +22,9 @@ def force_consistency(context: Context) -> CheckResult:
         raise NotApplicable("the outputs are not an energy and forces")
     rng, state = context.rng("forces"), context.states[0]
     energy, forces = names.index("energy"), context.base[names.index("forces")][0]
-    leaf = next(leaf for leaf in subject.leaves(state) if leaf.law.kind == "points")
+    leaf = next((leaf for leaf in subject.leaves(state) if leaf.law.kind == "points"), None)
+    if leaf is None:
+        raise NotApplicable("no field of the graph holds the positions")
     points = leaf.value.detach().cpu().double().numpy()
     eps, norm, worst = bands(subject.dtype).eps, float(np.linalg.norm(forces)), 0.0
     for _ in range(DIRECTIONS):

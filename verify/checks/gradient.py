@@ -118,9 +118,8 @@ class _Probe:
         """<w, f(x + step d)> and the sum of the sizes of its terms."""
         values = [leaf.value for leaf in self.leaves]
         values[direction.leaf] = values[direction.leaf] + step * direction.step * direction.vector
-        with torch.no_grad():
-            outputs = self.subject.raw(self.subject.with_leaves(self.state, values))
-        terms = [(w * out).double() for w, out in zip(self.weights, outputs, strict=True)]
+        outputs = self.subject.raw(self.subject.with_leaves(self.state, values))
+        terms = [(w * out.detach()).double() for w, out in zip(self.weights, outputs, strict=True)]
         return sum(float(t.sum()) for t in terms), sum(float(t.abs().sum()) for t in terms)
 
     def error(self, direction: _Direction, gradient: Tensor, limits: Bands) -> tuple[float, Verdict]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..adapters import fresh_copy
 from ..context import Context, NotApplicable
 from ..graph_subject import GraphSubject
 from ..measure import relative_error
@@ -21,7 +22,7 @@ def _blocks(context: Context) -> Blocks:
     if not isinstance(subject, GraphSubject):
         raise NotApplicable("not a graph model")
     with quiet(subject.dtype):
-        found = subject.adapter.blocks(subject.model, context.states[0].graph)
+        found = subject.adapter.blocks(subject.model, fresh_copy(context.states[0].graph))
     if not found:
         raise NotApplicable("the outputs are not Hamiltonian blocks")
     return found

@@ -82,7 +82,7 @@ def dtype_leak(context: Context) -> CheckResult:
     """Outputs have the dtype of the inputs, and nothing on the way is rounded to a narrower type."""
     subject = context.subject
     watch = _NarrowingWatch(subject.dtype)
-    with quiet(subject.dtype), torch.no_grad(), watch:
+    with quiet(subject.dtype), watch:
         outputs = subject.raw(context.states[0])
     wrong = {
         spec.name: str(out.dtype)
@@ -102,8 +102,9 @@ def vacuity(context: Context) -> CheckResult:
     """Outputs are finite, no block is dead, and they depend on the inputs.
 
     A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. So is one that
-    is discontinuous at the given input. Input irreps that no output depends on are listed, since a fault behind them
-    cannot be seen.
+    is discontinuous at the given input, and so is a run in which nothing depends on the given geometry: a rotation
+    never reaches the model. Other input irreps that no output depends on are listed, since a fault behind them cannot
+    be seen.
     """
     if not context.finite:
         bad = {
@@ -114,7 +115,7 @@ def vacuity(context: Context) -> CheckResult:
             "vacuity", Verdict.VACUOUS, float("inf"), 0.0, f"not finite: {bad}", len(context.states), details=bad
         )
     dead, jumping = context.zero_blocks, context.jumping_blocks
-    inert, moved = _dead_inputs(context)
+    inert, moved, unmoved = _dead_inputs(context)
     undeclared = [
         name
         for name, irrep in dead
@@ -129,31 +130,42 @@ def vacuity(context: Context) -> CheckResult:
         reasons.append(f"{', '.join(jumping[:6])}: {JUMP}")
     if not moved and not undeclared:
         reasons.append("the outputs do not depend on the inputs")
+    elif unmoved:
+        reasons.append(
+            f"expected the outputs to depend on {', '.join(unmoved)}, found that none does: rotations and shifts never "
+            "reach the model; pass rebuild= when the graph stores what follows from them, or declare it as a field"
+        )
     verdict = Verdict.VACUOUS if reasons else Verdict.PASS
     if inert and not reasons:
         reasons.append(f"no output depends on {', '.join(inert[:6])}: a fault behind it cannot be seen")
     details = {"dead_outputs": [name for name, _ in dead], "discontinuous": jumping, "dead_inputs": inert}
-    error = float(len(undeclared) + len(jumping) + (not moved))
+    error = float(len(undeclared) + len(jumping) + (not moved) + len(unmoved))
     return CheckResult("vacuity", verdict, error, 0.0, "; ".join(reasons), len(context.states), details=details)
 
 
-def _dead_inputs(context: Context) -> tuple[list[str], bool]:
-    """Input blocks without influence on any output, and whether some block has any."""
+def _dead_inputs(context: Context) -> tuple[list[str], bool, list[str]]:
+    """Input blocks without influence on any output, whether some block has any, and the geometry when none of it has.
+
+    Geometry are the given inputs that turn: positions, the cell, vectors of edges.
+    """
     subject, rng = context.subject, context.rng("vacuity")
     state = context.states[0]
     base = subject.evaluate([state])
     leaves = subject.leaves(state)
-    parts = [(i, leaf, b.name, slice(b.start, b.stop)) for i, leaf in enumerate(leaves) for b in leaf.law.blocks][
-        :MAX_PROBED
-    ]
+    parts = [(i, leaf, b) for i, leaf in enumerate(leaves) for b in leaf.law.blocks]
+    parts = sorted(parts, key=lambda part: not part[1].given)[:MAX_PROBED]
     inert, live = [], False
-    for index, leaf, name, columns in parts:
+    geometry: dict[bool, list[str]] = {True: [], False: []}
+    for index, leaf, block in parts:
+        columns = slice(block.start, block.stop)
         changed = subject.evaluate([_perturbed(subject, state, leaves, index, columns, rng)])
-        if _differ(base, changed, JITTER_FACTOR * bands(subject.dtype).eps):
-            live = True
-        else:
-            inert.append(f"{leaf.name} {name}")
-    return inert, live
+        moved = _differ(base, changed, JITTER_FACTOR * bands(subject.dtype).eps)
+        live = live or moved
+        if not moved:
+            inert.append(f"{leaf.name} {block.name}")
+        if leaf.given and block.l > 0:
+            geometry[moved].append(leaf.name)
+    return inert, live, [] if geometry[True] else geometry[False]
 
 
 def _perturbed(

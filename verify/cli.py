@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import torch
 from tracegrad.errors import TracegradError
 
 from .result import Report
+from .subject import describe
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the command's name; None takes those of the process.
 
     Returns:
-        0 pass, 1 broken, 2 suspect, precision or bad input, 3 vacuous, 4 harness noise too high.
+        0 pass, 1 broken, 2 suspect, precision, bad input or an exception outside the checks, 3 vacuous, 4 harness
+        noise too high.
     """
     options = build_parser().parse_args(arguments)
     try:
@@ -88,6 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         sys.stderr.write(f"tracegrad-verify: error: {error.filename or ''}: {error.strerror or error}\n")
+        return 2
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        sys.stderr.write(
+            f"tracegrad-verify: error: raised {describe(error)} ({place.filename}:{place.lineno}): expected a target "
+            "that can be built and evaluated; if the line is not yours, please report it\n"
+        )
         return 2
     lines = report.to_text().splitlines()
     whole = not options.quiet and (options.target or options.checkpoint)

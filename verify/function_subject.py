@@ -22,6 +22,7 @@ from .subject import (
     Subject,
     as_rows,
     as_tensors,
+    describe,
     module_depth,
     module_lmax,
     quiet,
@@ -129,9 +130,8 @@ class FunctionSubject(Subject):
         except VerificationError:
             raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in state)
-            text = f"{self.name} raised {type(error).__name__} on inputs of shape {shapes}: {first}"
+            text = f"on inputs of shape {shapes}, {self.name} raised {describe(error)}"
             if any(word in str(error) for word in ("dtype", "Double", "Float", "scalar type")):
                 hint = f"it must take {self.dtype} inputs: build it with that default dtype, or pass another dtype="
                 raise DtypeRefused(f"{text}; {hint}") from error

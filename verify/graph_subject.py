@@ -17,7 +17,7 @@ from .adapters import GraphAdapter, fresh_copy, require_adapter
 from .group import Elements
 from .precision import converted
 from .replay import numbers, package_name
-from .subject import Leaf, State, Subject, as_rows, module_depth, module_lmax, quiet
+from .subject import Leaf, State, Subject, as_rows, describe, module_depth, module_lmax, quiet
 from .tolerances import bands
 from .wigner import Array
 
@@ -98,8 +98,7 @@ class GraphSubject(Subject):
         except VerificationError:
             raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise VerificationError(f"{self.name} raised {type(error).__name__} on the given graph: {first}") from error
+            raise VerificationError(f"on the given graph, {self.name} raised {describe(error)}") from error
 
     def _require_transform(self) -> None:
         """Raise where the adapter does not move the inputs by their laws: every check of a symmetry would be blind."""

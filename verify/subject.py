@@ -151,6 +151,12 @@ def quiet(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+def describe(error: Exception) -> str:
+    """Kind and first line of an exception."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 def as_tensors(result: Any, count: int) -> list[Tensor]:
     """Outputs of a call as a list of ``count`` tensors.
 

@@ -395,6 +395,13 @@ def test_clean_trials_are_reported_with_their_bound() -> None:
     assert "rule of three" in report.to_text()
 
 
+@pytest.mark.parametrize("func", [_zero, _nan])
+def test_trials_that_were_not_judged_are_not_called_clean(func: Callable[..., object]) -> None:
+    report = _verify(func, [VECTORS], [VECTORS], diagnose=False)
+    assert report.statistics == {}
+    assert "Haar trials" not in report.to_text()
+
+
 def test_checks_that_do_not_apply_are_listed_and_nothing_left_is_vacuous() -> None:
     report = _verify(_scaled, [VECTORS], [VECTORS], checks=["translation"])
     assert report.skipped == {"translation": "no input is a set of points"}

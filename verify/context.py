@@ -53,6 +53,7 @@ class Context:
         search: examples of the adversarial search.
         allow_zero: irreps of outputs that are zero by symmetry.
         budget_mev: error in meV that an approximate model may have.
+        parity: False for a model that claims rotations alone: no element then holds the inversion.
         cases: check -> its worst (state, element), where a counterexample starts.
     """
 
@@ -63,11 +64,16 @@ class Context:
     search: int = 32
     allow_zero: tuple[str, ...] = ()
     budget_mev: float | None = None
+    parity: bool = True
     cases: dict[str, tuple[State, Elements]] = field(default_factory=dict)
 
     def rng(self, name: str) -> np.random.Generator:
         """Random stream of a check."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def elements(self, quaternions: np.ndarray, inversion: np.ndarray | bool) -> Elements:
+        """Rotations, those marked followed by the inversion where the model claims parity."""
+        return Elements.of(quaternions, inversion if self.parity else False)
 
     @cached_property
     def states(self) -> list[State]:

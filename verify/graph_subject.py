@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,19 +83,22 @@ class GraphSubject(Subject):
         self.module = converted(model, dtype) if isinstance(model, torch.nn.Module) else None
         self.model = self.module if self.module is not None else model
         self.name = type(model).__name__
-        self.outputs = adapter.specs(self.model, graph)
-        self.graph = adapter.cast(graph, dtype)
+        with self._explained():
+            self.outputs = adapter.specs(self.model, graph)
+            self.graph = adapter.cast(graph, dtype)
         self.depth = module_depth(self.module)
         laws = [s.law for s in self.outputs] + [leaf.law for leaf in adapter.leaves(self.graph)]
         self._lmax = max([law.lmax for law in laws] + [module_lmax(self.module)])
-        self._probe()
+        with self._explained():
+            self.raw(self.plain(self.graph))
+            self._require_transform()
 
-    def _probe(self) -> None:
-        """First calls: turns a misfit of model, graph and adapter into one sentence."""
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """First calls: a misfit of model, graph and adapter becomes one sentence."""
         try:
             with quiet(self.dtype):
-                self.raw(self.plain(self.graph))
-                self._require_transform()
+                yield
         except VerificationError:
             raise
         except Exception as error:

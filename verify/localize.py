@@ -12,6 +12,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -101,10 +102,18 @@ def record_calls(subject: Subject, state: State) -> list[Record]:
 
 
 def source_of(target: object) -> tuple[str, int]:
-    """File (relative to the working directory when below it) and first line of a class; ("", 0) when unknown."""
+    """File (relative to the working directory when below it) and first line of a class or function; ("", 0) if unknown.
+
+    Args:
+        target: class or function; the source of any other object is that of its class.
+    """
+    if isinstance(target, partial):
+        return source_of(target.func)
+    if not (inspect.isclass(target) or inspect.isroutine(target)):
+        target = type(target)
     try:
-        path = inspect.getsourcefile(target) or ""  # type: ignore[arg-type]
-        line = inspect.getsourcelines(target)[1]  # type: ignore[arg-type]
+        path = inspect.getsourcefile(target) or ""
+        line = inspect.getsourcelines(target)[1]
     except (TypeError, OSError):
         return "", 0
     here = os.getcwd() + os.sep
@@ -224,7 +233,7 @@ def _row(
     errors = np.where(found.zero, 0.0, found.error).max(axis=0)
     worst = int(np.argmax(errors / limits))
     cumulative = deviations([_array(others[0].output)], right[:1], local.law_out).error
-    file, line = source_of(type(local.record.module))
+    file, line = source_of(local.record.module)
     return ModuleError(
         name=local.record.name,
         kind=type(local.record.module).__name__,

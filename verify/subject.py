@@ -27,7 +27,7 @@ State = Any
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One named output, its law, and what its rows are: ``"row"``, ``"node"``, ``"edge"`` or ``"graph"``."""
+    """One named output, its law, and what its rows are: ``"row"``, ``"node"``, ``"edge"``, ``"graph"``, ``"total"``."""
 
     name: str
     law: Representation

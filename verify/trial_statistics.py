@@ -39,8 +39,8 @@ def trial_statistics(rotation: CheckResult, fixed_input: bool) -> dict[str, Any]
         fixed_input: True when all trials share one given input.
 
     Returns:
-        Plain data with the key ``rule_of_three`` for people; empty where no trial was judged (nothing but zeros, NaN, or
-        an exception).
+        Plain data with the key ``rule_of_three`` for people; empty where no trial was judged (nothing but zeros, NaN,
+        or an exception).
     """
     if rotation.verdict is Verdict.VACUOUS or "failed_trials" not in rotation.details:
         return {}

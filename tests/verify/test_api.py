@@ -84,6 +84,44 @@ def test_drop_in_rejects_what_that_of_e3nn_lets_pass(func: Callable[..., object]
         assert_equivariant(func, irreps_in=["4x1o"], irreps_out=["4x1o"], ntrials=8, diagnose=False)
 
 
+def _chiral(x: Tensor) -> Tensor:
+    """A vector and the cross product of two, declared as vectors: equivariant under rotations alone."""
+    v = x.unflatten(-1, (-1, 3))
+    return (v + torch.linalg.cross(v, v.roll(1, -2))).flatten(-2)
+
+
+def test_function_that_claims_rotations_alone_passes_every_other_check() -> None:
+    arguments = {"irreps_in": [VECTORS], "irreps_out": [VECTORS], "ntrials": 8}
+    torch.set_default_dtype(torch.float64)
+    e3nn_assert_equivariant(_chiral, irreps_in=[VECTORS], irreps_out=[VECTORS], do_parity=False)
+    report = assert_equivariant(_chiral, **arguments, do_parity=False)
+    assert {"gradient", "search", "lie_derivative"} <= {c.name for c in report.checks}
+    assert report.skipped["inversion"] == "parity is not claimed"
+    with pytest.raises(EquivarianceError) as caught:
+        assert_equivariant(_chiral, **arguments, diagnose=False)
+    assert {c.name for c in caught.value.report.failures} == {"inversion", "gradient", "search"}
+
+
+def test_broken_rotation_is_found_without_parity() -> None:
+    with pytest.raises(EquivarianceError) as caught:
+        assert_equivariant(_silu_on_vectors, None, [VECTORS], [VECTORS], do_parity=False, ntrials=8)
+    case = caught.value.report.check("rotation").counterexample
+    assert case is not None
+    assert not case.inversion
+
+
+def test_shifts_are_left_out_alone() -> None:
+    def absolute(points: Tensor) -> Tensor:
+        return points.norm(dim=-1, keepdim=True)
+
+    report = assert_equivariant(absolute, None, ["cartesian_points"], ["1x0e"], do_translation=False, ntrials=8)
+    names = {c.name for c in report.checks}
+    assert "translation" not in names
+    assert {"search", "inversion"} <= names
+    with pytest.raises(EquivarianceError, match="translation"):
+        assert_equivariant(absolute, None, ["cartesian_points"], ["1x0e"], ntrials=8, diagnose=False)
+
+
 def _two(x: Tensor) -> tuple[Tensor, Tensor]:
     return x, x
 
@@ -113,6 +151,7 @@ BAD_INPUT: dict[str, tuple[Callable[..., object], object, object, dict[str, obje
     "negative search": (_scaled, ["4x1o"], ["4x1o"], {"search": -1}, "search is -1"),
     "tolerance that is no number": (_scaled, ["4x1o"], ["4x1o"], {"tol": float("nan")}, "tol is nan"),
     "endless tolerance": (_scaled, ["4x1o"], ["4x1o"], {"tol": float("inf")}, "tol is inf"),
+    "tolerance that lets anything pass": (_scaled, ["4x1o"], ["4x1o"], {"tol": 1.0}, "between 0 and 1"),
     "half precision": (_scaled, ["4x1o"], ["4x1o"], {"dtype": torch.float16}, "float64"),
 }
 

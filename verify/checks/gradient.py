@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..context import Context, NotApplicable
 from ..gradient_subject import GradientSubject, differentiable, vector_jacobian
-from ..group import Elements, haar
+from ..group import haar
 from ..measure import relative_error
 from ..result import CheckResult, Verdict
 from ..subject import Leaf, State, Subject, quiet
@@ -62,14 +62,14 @@ def require_gradients(context: Context) -> None:
 
 
 def gradient(context: Context) -> CheckResult:
-    """grad(g x; D w) = D grad(x; w) for rotations with and without inversion; tolerance 4 times the forward one."""
+    """grad(g x; D w) = D grad(x; w) for rotations, half of them inverted; tolerance 4 times the forward one."""
     require_gradients(context)
     subject = GradientSubject(context.subject, column_scales(context))
     inner = Context(subject, context.seed, TRIALS, context.tol)
     if not any(np.any(trial) for column in inner.base for trial in column):
         raise NotApplicable("every gradient is zero: central differences judge that")
     rng = context.rng("gradient")
-    elements = Elements.of(haar(TRIALS, rng), np.arange(TRIALS) % 2 == 1)
+    elements = context.elements(haar(TRIALS, rng), np.arange(TRIALS) % 2 == 1)
     left = subject.evaluate(subject.moved(inner.states, elements))
     right = subject.acted(inner.base, elements)
     return inner.judge(

@@ -140,7 +140,7 @@ class Searcher:
         return BlockError(**{**block.__dict__, "tolerance": max(block.tolerance, limit)})
 
 
-def _corner_elements(directions: Array, rng: np.random.Generator) -> Elements:
+def _corner_elements(context: Context, directions: Array, rng: np.random.Generator) -> Elements:
     """Near-pole, octahedral, integer and axis-aligning rotations, with and without the inversion."""
     parts = [near_pole()[::2], octahedral()[::5], integer_quaternions(2, rng)]
     chosen = sorted({int(i) for i in np.linspace(0, len(directions) - 1, ALIGNED)}) if len(directions) else []
@@ -148,16 +148,16 @@ def _corner_elements(directions: Array, rng: np.random.Generator) -> Elements:
         full = index == chosen[0]
         parts.append(aligning(directions[index]) if full else aligning(directions[index], (0.0, 1e-8), (1.0,)))
     quaternions = np.concatenate(parts)
-    return Elements.of(quaternions, np.arange(len(quaternions)) % 4 == 3)
+    return context.elements(quaternions, np.arange(len(quaternions)) % 4 == 3)
 
 
 def _corners(searcher: Searcher, rng: np.random.Generator) -> None:
     """The fixed list: special elements at a generic state, a generic element at special states."""
     context = searcher.context
     state = context.states[0]
-    elements = _corner_elements(context.subject.directions(state), rng)
+    elements = _corner_elements(context, context.subject.directions(state), rng)
     searcher.sweep(state, elements, "special rotation")
-    generic = Elements.of(haar(1, rng), True)
+    generic = context.elements(haar(1, rng), True)
     for design in _special_designs(context):
         special = searcher.design(state, design)
         if special is not None:
@@ -210,7 +210,7 @@ def _hypothesis(searcher: Searcher, examples: int) -> None:
         drawn = searcher.design(state, design)
         if drawn is None:
             drawn = state
-        ratio = searcher.ratio(drawn, Elements.of(quaternion, inversion), f"search: {design.label}")
+        ratio = searcher.ratio(drawn, context.elements(quaternion, inversion), f"search: {design.label}")
         directions = context.subject.directions(drawn)
         if len(directions):
             unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)

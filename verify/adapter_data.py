@@ -193,7 +193,7 @@ class DataAdapter:
         for key, value in graph.to_dict().items():
             if isinstance(value, Tensor):
                 changed[key] = in_precision(value, dtype)
-        return changed
+        return self._rebuilt(changed)
 
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
         """See :class:`GraphAdapter`."""

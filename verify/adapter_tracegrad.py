@@ -49,8 +49,8 @@ class TraceGradAdapter:
         for name, irreps in (claimed if isinstance(claimed, Mapping) else {}).items():
             if name in wanted and Irreps(irreps) != wanted[name]:
                 raise VerificationError(
-                    f"irreps_out[{name!r}] of {type(model).__name__} is {irreps}, expected {wanted[name]} as its targets"
-                    " have"
+                    f"irreps_out[{name!r}] of {type(model).__name__} is {irreps}, expected {wanted[name]}, those of "
+                    "its targets"
                 )
         specs = [OutputSpec("edge_irreps", Representation.parse(self.layout.irreps, "z-polar"), "edge")]
         if "trace" in model(self.cast(graph, _dtype_of(model))):

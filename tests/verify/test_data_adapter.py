@@ -68,6 +68,12 @@ def test_stored_edge_vectors_are_refused_unless_they_are_rebuilt_or_declared(bro
         assert report.verdict is (Verdict.STRUCTURAL if broken else Verdict.PASS), report.to_text()
 
 
+def test_what_is_rebuilt_has_the_precision_of_the_run() -> None:
+    graph = _graph().apply(lambda x: x.float() if x.is_floating_point() else x)
+    report = _verify(Pairs(), _rebuilt(graph), DataAdapter(POINTS, ENERGY, rebuild=_rebuilt), "rotation")
+    assert report.passed, report.to_text()
+
+
 def test_model_that_no_rotation_reaches_is_vacuous() -> None:
     class Remembers(Pairs):
         def forward(self, graph: Data) -> Tensor:

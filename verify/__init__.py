@@ -1,7 +1,7 @@
 """Equivariance verification of any function, e3nn module or graph model, with its own rotations and Wigner-D."""
 
-from .adapters import DataAdapter as DataAdapter
-from .adapters import Field as Field
+from .adapter_data import DataAdapter as DataAdapter
+from .adapter_data import Field as Field
 from .adapters import GraphAdapter as GraphAdapter
 from .api import EquivarianceError as EquivarianceError
 from .api import assert_equivariant as assert_equivariant

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from e3nn.o3 import Irreps
 from torch import Tensor
 
 from tracegrad.errors import VerificationError
@@ -34,16 +35,38 @@ class TraceGradAdapter:
         self._points = Representation.parse(POINTS)
 
     def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:
-        """One edge output, the irreps of the blocks."""
+        """The irreps of the blocks, and the trace labels where the model predicts them (in training mode).
+
+        Raises:
+            VerificationError: the graph is empty, or the model declares other irreps than its targets have.
+        """
         if int(graph.num_nodes) == 0:
             raise VerificationError("the graph has no atoms: an empty graph verifies nothing")
         if not bool(torch.isfinite(graph.positions).all()):
             raise VerificationError("the graph's positions hold NaN or infinity: give a finite graph")
-        return (OutputSpec("edge_irreps", Representation.parse(self.layout.irreps, "z-polar"), "edge"),)
+        wanted = {"edge_irreps": self.layout.irreps, "trace": Irreps(f"{self.layout.num_channels}x0e")}
+        claimed = getattr(model, "irreps_out", None)
+        for name, irreps in (claimed if isinstance(claimed, Mapping) else {}).items():
+            if name in wanted and Irreps(irreps) != wanted[name]:
+                raise VerificationError(
+                    f"irreps_out[{name!r}] of {type(model).__name__} is {irreps}, expected {wanted[name]}, those of "
+                    "its targets"
+                )
+        specs = [OutputSpec("edge_irreps", Representation.parse(self.layout.irreps, "z-polar"), "edge")]
+        if "trace" in model(self.cast(graph, _dtype_of(model))):
+            specs.append(OutputSpec("trace", Representation.parse(wanted["trace"]), "edge"))
+        return tuple(specs)
 
     def evaluate(self, model: Any, graph: Any) -> list[Tensor]:
-        """``model(graph)["edge_irreps"]``."""
-        return [model(graph)["edge_irreps"]]
+        """``"edge_irreps"`` and ``"trace"`` of ``model(graph)``, those that are there, for all edges."""
+        outputs = model(graph)
+        return [outputs["edge_irreps"], *([self._all_edges(outputs["trace"], graph)] if "trace" in outputs else [])]
+
+    def _all_edges(self, trace: Tensor, graph: Any) -> Tensor:
+        """Labels of all edges from those of the self-loops and of one direction per pair: T is that of the partner."""
+        if len(trace) == graph.edge_index.shape[1]:
+            return trace
+        return torch.cat([trace, trace[graph.num_nodes :, self.layout.partner_block.to(trace.device)]])
 
     def num_nodes(self, graph: Any) -> int:
         """Number of atoms."""
@@ -180,8 +203,7 @@ class TraceGradAdapter:
         """Blocks of all directed edges."""
         if not self.hermitian:
             return None
-        with torch.no_grad():
-            irreps = model(graph)["edge_irreps"].double().cpu()
+        irreps = model(graph)["edge_irreps"].detach().double().cpu()
         keys = torch.cat([graph.cell_shift, graph.edge_index.T], dim=1).cpu().numpy()
         found = irreps_to_blocks(irreps, keys, graph.edge_type.cpu(), self.layout)
         return {tuple(int(v) for v in key): np.asarray(found.block(e)) for e, key in enumerate(found.keys())}
@@ -198,3 +220,8 @@ class TraceGradAdapter:
         return (
             f"from tracegrad.graph import graph_from_pairs\n\ngraph = graph_from_pairs(\n{body}    adapter.layout,\n)\n"
         )
+
+
+def _dtype_of(model: Any) -> torch.dtype:
+    """Dtype of a model's weights."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.get_default_dtype())

@@ -15,6 +15,7 @@ from .checks import EXACT_CHECKS, FUNCTION_CHECKS, GRAPH_CHECKS, OPTIONAL_CHECKS
 from .context import Context
 from .function_subject import DtypeRefused, FunctionSubject
 from .graph_subject import GraphSubject
+from .localize import source_of
 from .result import Report
 from .runner import run_checks, selected
 from .wigner import Basis
@@ -42,6 +43,7 @@ def verify_equivariance(
     basis: Basis = "e3nn",
     search: int = 32,
     allow_zero: Iterable[str] = (),
+    parity: bool = True,
     diagnose: bool = True,
 ) -> Report:
     """Verify f(g x) = D(g) f(x) for rotations, the inversion and shifts, and everything such a test takes for granted.
@@ -61,6 +63,7 @@ def verify_equivariance(
         basis: component order of the irreps: ``"e3nn"`` (l=1: x, y, z) or ``"z-polar"`` (l=1: y, z, x).
         search: examples of the hypothesis phase of the search, 0 for none.
         allow_zero: irreps (``"0o"`` or ``"4x0o"``) of outputs that are zero by symmetry.
+        parity: False for a function that claims rotations alone: nothing is inverted.
         diagnose: True to shrink counterexamples and to localise a failure.
 
     Returns:
@@ -72,9 +75,9 @@ def verify_equivariance(
     _require_sensible(trials, seed, search, tol)
     names = selected(checks, FUNCTION_CHECKS, OPTIONAL_CHECKS)
     subject = FunctionSubject(func, irreps_in, irreps_out, inputs, dtype, basis)
-    context = Context(subject, seed, trials, tol, search, tuple(allow_zero))
+    context = Context(subject, seed, trials, tol, search, tuple(allow_zero), parity=parity)
     settings = {
-        **_settings(context, names),
+        **_settings(context, names, func),
         "irreps_in": [law.text for law in subject.laws],
         "irreps_out": [spec.law.text for spec in subject.outputs],
         "basis": basis,
@@ -95,6 +98,7 @@ def verify_model(
     tol: float | None = None,
     search: int = 16,
     allow_zero: Iterable[str] = (),
+    parity: bool = True,
     diagnose: bool = True,
     budget_mev: float | None = None,
 ) -> Report:
@@ -112,6 +116,7 @@ def verify_model(
         tol: relative tolerance of all blocks; None for the policy.
         search: examples of the hypothesis phase of the search, 0 for none.
         allow_zero: irreps of outputs that are zero by symmetry.
+        parity: False for a model that claims rotations alone: nothing is inverted.
         diagnose: True to shrink counterexamples and to localise a failure.
         budget_mev: accept an approximately equivariant model (outputs in eV) up to this error: the exact checks of
             rotations give way to a measurement in meV, and the report says that the model is not exact. A model with
@@ -128,9 +133,9 @@ def verify_model(
     names = _within_budget(selected(checks, GRAPH_CHECKS, OPTIONAL_CHECKS), model, budget_mev)
     chosen = adapter if adapter is not None else find_adapter(model, graph)
     subject = GraphSubject(model, graph, chosen, dtype)
-    context = Context(subject, seed, trials, tol, search, tuple(allow_zero), budget_mev)
+    context = Context(subject, seed, trials, tol, search, tuple(allow_zero), budget_mev, parity)
     settings = {
-        **_settings(context, names),
+        **_settings(context, names, model),
         "budget_mev": budget_mev,
         "adapter": type(chosen).__name__,
         "nodes": chosen.num_nodes(graph),
@@ -159,19 +164,24 @@ def _require_sensible(trials: Any, seed: Any, search: Any, tol: float | None, bu
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             what = "a positive integer" if least else "0 or a positive integer"
             raise VerificationError(f"{name} is {value!r}, expected {what}")
-    for name, limit in (("tol", tol), ("budget_mev", budget_mev)):
-        if limit is not None and not 0 < limit < math.inf:
-            raise VerificationError(f"{name} is {limit!r}, expected a positive number")
+    if tol is not None and not 0 < tol < 1:
+        raise VerificationError(f"tol is {tol!r}, expected a relative tolerance between 0 and 1")
+    if budget_mev is not None and not 0 < budget_mev < math.inf:
+        raise VerificationError(f"budget_mev is {budget_mev!r}, expected a positive number")
 
 
-def _settings(context: Context, names: Sequence[str]) -> dict[str, Any]:
-    """What repeats a run."""
+def _settings(context: Context, names: Sequence[str], target: Any) -> dict[str, Any]:
+    """What repeats a run, and where its target stands."""
+    file, line = source_of(target)
     return {
+        "source_file": file,
+        "source_line": line,
         "seed": context.seed,
         "trials": context.trials,
         "dtype": str(context.subject.dtype),
         "tol": context.tol,
         "search": context.search,
+        "parity": context.parity,
         "checks": list(names),
     }
 
@@ -221,8 +231,8 @@ def assert_equivariant(
         irreps_out: entries; None reads ``func.irreps_out``.
         tolerance: relative tolerance; None for the policy (e3nn's own is absolute).
         ntrials: Haar trials.
-        do_parity: False leaves the inversion out.
-        do_translation: False leaves the shifts out.
+        do_parity: False for a function that claims rotations alone, ``parity`` of :func:`verify_equivariance`.
+        do_translation: False leaves the check of shifts out; no other check shifts anything.
         transform_dtype: accepted for compatibility; transformations are always made in float64.
         dtype: precision; None takes float64, or the default dtype when the function refuses float64.
         options: further options of :func:`verify_equivariance`.
@@ -237,13 +247,11 @@ def assert_equivariant(
     __tracebackhide__ = True
     entries_in = declared(func, irreps_in, "irreps_in")
     entries_out = declared(func, irreps_out, "irreps_out")
-    names = options.pop("checks", None)
-    if names is None:
-        left_out = {"inversion": do_parity, "translation": do_translation, "search": do_parity and do_translation}
-        names = [n for n in FUNCTION_CHECKS if left_out.get(n, True) and n not in OPTIONAL_CHECKS]
+    if not do_translation:
+        options.setdefault("checks", [n for n in FUNCTION_CHECKS if n not in OPTIONAL_CHECKS and n != "translation"])
     if ntrials is not None:
         options.setdefault("trials", ntrials)
-    arguments = {"checks": names, "inputs": args_in, "tol": tolerance, **options}
+    arguments = {"inputs": args_in, "tol": tolerance, "parity": do_parity, **options}
     try:
         report = verify_equivariance(func, entries_in, entries_out, dtype=dtype or torch.float64, **arguments)
     except DtypeRefused:

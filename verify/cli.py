@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,11 @@ import torch
 from tracegrad.errors import TracegradError
 
 from .result import Report
+from .subject import describe
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+OF_TARGETS = ("checks", "trials", "search", "tol", "allow_zero", "parity", "data", "atoms")
+"""Options that mean nothing to the package's own verification, as float32 does not."""
 
 EXAMPLES = """examples:
   tracegrad-verify                                       theorems, settings and the kill matrix of this package
@@ -55,8 +59,11 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--search", type=int, metavar="N", help="examples of the hypothesis phase, 0 for none")
     parser.add_argument("--tol", type=float, help="relative tolerance of all blocks, instead of the policy")
     parser.add_argument("--allow-zero", metavar="A,B", help="irreps of outputs that are zero by symmetry, such as 0o")
+    parser.add_argument(
+        "--no-parity", dest="parity", action="store_false", default=None, help="the target claims rotations alone"
+    )
     parser.add_argument("--data", metavar="KEY|PATH", help="data of a checkpoint, by default what it was trained on")
-    parser.add_argument("--atoms", type=int, default=6, metavar="N", help="atoms kept of the structure of a checkpoint")
+    parser.add_argument("--atoms", type=int, metavar="N", help="atoms kept of the structure of a checkpoint, 6")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--parts", metavar="A,B", help="of the package: method, settings, mutants")
     parser.add_argument("--workers", type=int, metavar="N", help="processes for the package's own verification")
@@ -71,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: words after the command's name; None takes those of the process.
 
     Returns:
-        0 pass, 1 broken, 2 suspect, precision or bad input, 3 vacuous, 4 harness noise too high.
+        0 pass, 1 broken, 2 suspect, precision, bad input or an exception outside the checks, 3 vacuous, 4 harness
+        noise too high.
     """
     options = build_parser().parse_args(arguments)
     try:
@@ -88,6 +96,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except OSError as error:
         sys.stderr.write(f"tracegrad-verify: error: {error.filename or ''}: {error.strerror or error}\n")
+        return 2
+    except Exception as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        sys.stderr.write(
+            f"tracegrad-verify: error: raised {describe(error)} ({place.filename}:{place.lineno}): expected a target "
+            "that can be built and evaluated; if the line is not yours, please report it\n"
+        )
         return 2
     lines = report.to_text().splitlines()
     whole = not options.quiet and (options.target or options.checkpoint)
@@ -108,7 +123,7 @@ def run(options: argparse.Namespace) -> Report:
     target = (
         load_target(options.target)
         if options.target
-        else checkpoint_target(options.checkpoint, options.data, options.atoms)
+        else checkpoint_target(options.checkpoint, options.data, 6 if options.atoms is None else options.atoms)
     )
     settings: dict[str, Any] = {"seed": options.seed, "dtype": DTYPES[options.dtype]}
     for name, value in (
@@ -116,6 +131,7 @@ def run(options: argparse.Namespace) -> Report:
         ("search", options.search),
         ("tol", options.tol),
         ("budget_mev", options.budget_mev),
+        ("parity", options.parity),
     ):
         if value is not None:
             settings[name] = value
@@ -129,6 +145,11 @@ def run(options: argparse.Namespace) -> Report:
 def _run_package(options: argparse.Namespace) -> Report:
     from .suite import PARTS, run_suite
 
+    unused = [f"--{name.replace('_', '-')}" for name in OF_TARGETS if vars(options)[name] is not None]
+    unused = [{"--parity": "--no-parity"}.get(name, name) for name in unused]
+    unused += ["--dtype float32"] if options.dtype == "float32" else []
+    if unused:
+        raise TracegradError(f"{', '.join(unused)}: expected together with --target or --checkpoint; give one of them")
     parts = tuple(options.parts.split(",")) if options.parts else PARTS
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:

@@ -9,23 +9,26 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-
-from tracegrad.errors import VerificationError
+import torch
 
 from .group import Elements, haar
-from .measure import Deviation, Jitter, Outputs, deviations, jitter_of
+from .measure import Deviation, Jitter, Outputs, deviations, jitter_of, rms, zero_floor
 from .result import BlockError, CheckResult, Verdict, worst
 from .subject import State, Subject
 from .tolerances import (
     ILL_CONDITIONED,
     JITTER_DRAWS,
     RERUN_FACTOR,
+    ZERO_FACTOR,
     bands,
     block_tolerances,
+    block_verdict,
+    jumps,
     reading_of_ratio,
     static_tolerance,
-    verdict_of,
 )
+
+JUMP = "discontinuous at the given input (a 1-ulp change moves it by its size): give inputs without ties or edges"
 
 Pair = tuple[Outputs, Outputs]
 """The two sides of an identity, for one state: left f(gx), right D f(x)."""
@@ -50,6 +53,7 @@ class Context:
         search: examples of the adversarial search.
         allow_zero: irreps of outputs that are zero by symmetry.
         budget_mev: error in meV that an approximate model may have.
+        parity: False for a model that claims rotations alone: no element then holds the inversion.
         cases: check -> its worst (state, element), where a counterexample starts.
     """
 
@@ -60,11 +64,16 @@ class Context:
     search: int = 32
     allow_zero: tuple[str, ...] = ()
     budget_mev: float | None = None
+    parity: bool = True
     cases: dict[str, tuple[State, Elements]] = field(default_factory=dict)
 
     def rng(self, name: str) -> np.random.Generator:
         """Random stream of a check."""
         return np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+
+    def elements(self, quaternions: np.ndarray, inversion: np.ndarray | bool) -> Elements:
+        """Rotations, those marked followed by the inversion where the model claims parity."""
+        return Elements.of(quaternions, inversion if self.parity else False)
 
     @cached_property
     def states(self) -> list[State]:
@@ -119,6 +128,35 @@ class Context:
             jitter_of(column * repeats, other, spec.law, eps)
             for spec, column, other in zip(self.subject.outputs, base, noisy, strict=True)
         ]
+
+    @cached_property
+    def floors(self) -> list[np.ndarray]:
+        """Size of every output's blocks up to which they are zero."""
+        inputs = [leaf.value.detach().to("cpu", torch.float64).numpy() for leaf in self.subject.leaves(self.states[0])]
+        size = max(rms(values) for values in [*inputs, *(np.concatenate(column) for column in self.base)])
+        return [zero_floor(jitter, size, bands(self.subject.dtype).eps) for jitter in self.jitter]
+
+    @cached_property
+    def zero_blocks(self) -> list[tuple[str, str]]:
+        """(label, irrep) of the output blocks that are zero on all base states."""
+        rows = zip(self._sizes(), (size for floor in self.floors for size in floor), strict=True)
+        return [(label, irrep) for (label, irrep, size), floor in rows if size <= floor]
+
+    @cached_property
+    def jumping_blocks(self) -> list[str]:
+        """Labels of the output blocks that are not zero and that a 1-ulp change of the inputs moves by their size."""
+        dead = {label for label, _ in self.zero_blocks}
+        rows = zip(self._sizes(), (size for jitter in self.jitter for size in jitter.absolute), strict=True)
+        return [label for (label, _, size), jump in rows if label not in dead and size <= ZERO_FACTOR * jump]
+
+    def _sizes(self) -> list[tuple[str, str, float]]:
+        """(label, irrep, RMS over the base states) of every output block."""
+        found = []
+        for spec, column in zip(self.subject.outputs, self.base, strict=True):
+            rows = np.concatenate(column)
+            blocks = spec.law.blocks_of(rows.shape[-1])
+            found += [(f"{spec.name} {b.name}", b.name, rms(rows[:, b.start : b.stop])) for b in blocks]
+        return found
 
     def local_jitter(self, states: Sequence[State], draws: int, largest: bool = False) -> list[Jitter]:
         """Round-off of every output's blocks: median over the draws (or the largest), the largest over the states."""
@@ -176,13 +214,13 @@ class Context:
         if not self.finite:
             return CheckResult(name, Verdict.VACUOUS, float("inf"), 0.0, "the outputs are not finite", len(sides[0][0]))
         found = [
-            deviations(left, right, spec.law, jitter)
-            for spec, left, right, jitter in zip(self.subject.outputs, *sides, self.jitter, strict=True)
+            deviations(left, right, spec.law, floor)
+            for spec, left, right, floor in zip(self.subject.outputs, *sides, self.floors, strict=True)
         ]
         limits = self.tolerances(self.jitter, factor, extra)
         blocks = self._table(found, limits)
         details: dict[str, Any] = {"failed_trials": failed_trials(found, limits), "noise_factor": factor}
-        verdict = worst(verdict_of(b.error, b.tolerance, self.subject.dtype) for b in blocks if not b.zero)
+        verdict = worst(block_verdict(b, self.subject.dtype) for b in blocks)
         if verdict is Verdict.SUSPECT and states is not None and self.tol is None:
             blocks, verdict = self._second_look(blocks, states, factor, extra, details)
         if verdict is not Verdict.PASS and states is not None and sides_of is not None:
@@ -214,7 +252,7 @@ class Context:
         for block, limit in zip(blocks, limits, strict=True):
             values = {**block.__dict__, "tolerance": max(block.tolerance, float(limit))}
             merged.append(BlockError(**values) if block.ratio > 1 else block)
-        verdict = worst(verdict_of(b.error, b.tolerance, self.subject.dtype) for b in merged if not b.zero)
+        verdict = worst(block_verdict(b, self.subject.dtype) for b in merged)
         details["second_look"] = {"draws": RERUN_FACTOR * JITTER_DRAWS, "trials": trials, "verdict": verdict.value}
         return merged, verdict
 
@@ -222,8 +260,6 @@ class Context:
         self, blocks: Sequence[BlockError], states: Sequence[State], sides_of: Callable[[int], SidesOf]
     ) -> dict[str, Any]:
         """Error of the worst trial in float32 over that in float64."""
-        import torch
-
         block = max((b for b in blocks if not b.zero), key=lambda b: b.ratio, default=None)
         if block is None or self.subject.dtype is not torch.float64 or not np.isfinite(block.error):
             return {}
@@ -232,7 +268,7 @@ class Context:
             return {}
         try:
             left, right = sides_of(block.trial)(other, other.cast(states[block.trial]))
-        except (RuntimeError, VerificationError):
+        except Exception:  # a model may refuse the other precision, and evidence is no verdict
             return {}
         index = next(i for i, spec in enumerate(self.subject.outputs) if spec.name == block.output)
         error = float(deviations(left[index], right[index], self.subject.outputs[index].law).error[0, block.block])
@@ -256,9 +292,12 @@ def summarise(
     if not live:
         message = "every output block is zero: nothing was tested"
         return CheckResult(name, Verdict.VACUOUS, 0.0, 0.0, message, trials, blocks, None, details)
-    block = max(live, key=lambda b: b.ratio)
+    continuous = [b for b in live if not jumps(b)]
+    block = max(continuous if verdict.severity > Verdict.SUSPECT.severity else live, key=lambda b: b.ratio)
     message = ""
-    if verdict is not Verdict.PASS:
+    if verdict is Verdict.SUSPECT and jumps(block):
+        message = f"{block.output} {block.irrep}: {JUMP}"
+    elif verdict is not Verdict.PASS:
         message = f"{block.output} {block.irrep}: {details.get('failed_trials', 0)} of {trials} trials fail"
         if "precision_reading" in details:
             message += f"; float32/float64 ratio {details['precision_ratio']:.1e}: {details['precision_reading']}"

@@ -13,7 +13,7 @@ from torch import Tensor
 from tracegrad.errors import VerificationError
 
 from .group import Elements
-from .precision import converted
+from .precision import converted, in_precision
 from .representation import Representation, parse_entries
 from .subject import (
     Leaf,
@@ -22,6 +22,7 @@ from .subject import (
     Subject,
     as_rows,
     as_tensors,
+    describe,
     module_depth,
     module_lmax,
     quiet,
@@ -97,7 +98,7 @@ class FunctionSubject(Subject):
 
     def _checked_one(self, index: int, value: Any, law: Representation) -> Any:
         if law.kind == "fixed":
-            return value.to(self.dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+            return in_precision(value, self.dtype) if isinstance(value, Tensor) else value
         if not isinstance(value, Tensor):
             raise VerificationError(
                 f"inputs[{index}] is a {type(value).__name__}, expected a torch.Tensor for {law.text}"
@@ -118,20 +119,19 @@ class FunctionSubject(Subject):
         if not bool(torch.isfinite(value).all()):
             raise VerificationError(f"inputs[{index}] holds NaN or infinity: give finite inputs")
         self.device = value.device
-        return value.detach().to(self.dtype)
+        return in_precision(value.detach(), self.dtype)
 
     def _probe(self) -> None:
         """First calls: settles compiled code, and turns a misfit into one sentence."""
         state = self.states(1, np.random.default_rng(0))[0]
         try:
-            with quiet(self.dtype), torch.no_grad():
+            with quiet(self.dtype):
                 self.raw(state)
         except VerificationError:
             raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
             shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else type(x).__name__ for x in state)
-            text = f"{self.name} raised {type(error).__name__} on inputs of shape {shapes}: {first}"
+            text = f"on inputs of shape {shapes}, {self.name} raised {describe(error)}"
             if any(word in str(error) for word in ("dtype", "Double", "Float", "scalar type")):
                 hint = f"it must take {self.dtype} inputs: build it with that default dtype, or pass another dtype="
                 raise DtypeRefused(f"{text}; {hint}") from error
@@ -173,7 +173,7 @@ class FunctionSubject(Subject):
         return [list(row) for row in zip(*columns, strict=True)]
 
     def raw(self, state: State) -> list[Tensor]:
-        arguments = [x.clone() if isinstance(x, Tensor) else x for x in state]
+        arguments = [x.clone() if isinstance(x, Tensor) else _own(x) for x in state]
         result = as_tensors(self.func(*arguments), len(self.outputs))
         return [as_rows(tensor, spec) for tensor, spec in zip(result, self.outputs, strict=True)]
 
@@ -189,17 +189,29 @@ class FunctionSubject(Subject):
         return [x if law.kind == "fixed" else remaining.pop(0) for x, law in zip(state, self.laws, strict=True)]
 
     def mutations(self, state: State) -> list[str]:
-        before = copy.deepcopy(state)
-        with quiet(self.dtype), torch.no_grad():
-            self.func(*state)
-        return [f"input {i}" for i, (x, y) in enumerate(zip(state, before, strict=True)) if _differs(x, y)]
+        arguments = copy.deepcopy(state)
+        with quiet(self.dtype):
+            self.func(*arguments)
+        return [f"input {i}" for i, (x, y) in enumerate(zip(arguments, state, strict=True)) if _differs(x, y)]
 
     def num_rows(self, state: State) -> int:
-        sizes = {len(x) if isinstance(x, Tensor) and x.ndim >= 2 else 0 for x in state}
-        return sizes.pop() if len(sizes) == 1 else 0
+        """Number of points, else the common number of rows; 0 where some input may count rows in a way of its own."""
+        laws = list(zip(state, self.laws, strict=True))
+        points = {len(x) for x, law in laws if law.kind == "points"}
+        rows = points or {len(x) if isinstance(x, Tensor) and x.ndim >= 2 else 0 for x in state}
+        if len(rows) != 1:
+            return 0
+        (count,) = rows
+        return 0 if any(_counts_otherwise(x, law, count) for x, law in laws) else count
 
     def take_rows(self, state: State, rows: Sequence[int]) -> State | None:
-        return [x[list(rows)] for x in state] if self.num_rows(state) else None
+        count = self.num_rows(state)
+        if not count:
+            return None
+        return [
+            x[list(rows)] if isinstance(x, Tensor) and x.ndim >= _least_axes(law) and len(x) == count else x
+            for x, law in zip(state, self.laws, strict=True)
+        ]
 
     def directions(self, state: State) -> Array:
         found = []
@@ -216,7 +228,7 @@ class FunctionSubject(Subject):
         return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
 
     def cast(self, state: State) -> State:
-        return [x.to(self.dtype) if isinstance(x, Tensor) and x.is_floating_point() else x for x in state]
+        return [in_precision(x, self.dtype) if isinstance(x, Tensor) else x for x in state]
 
     def in_dtype(self, dtype: torch.dtype) -> Subject | None:
         try:
@@ -225,6 +237,23 @@ class FunctionSubject(Subject):
         except VerificationError:
             return None
         return other
+
+
+def _counts_otherwise(value: Any, law: Representation, count: int) -> bool:
+    """True for irreps, or for integers (which may number the points), with another number of rows than the points."""
+    if not isinstance(value, Tensor) or value.ndim < _least_axes(law) or len(value) in (1, count):
+        return False
+    return law.kind != "fixed" or not (value.is_floating_point() or value.is_complex())
+
+
+def _least_axes(law: Representation) -> int:
+    """Axes that a tensor with rows has at least: the last one of irreps and points holds their components."""
+    return 1 if law.kind == "fixed" else 2
+
+
+def _own(value: Any) -> Any:
+    """Copy of an input that is no tensor, where a call could write to it."""
+    return copy.deepcopy(value) if isinstance(value, (list, dict, set, np.ndarray)) else value
 
 
 def _differs(value: Any, before: Any) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +14,11 @@ from torch import Tensor
 
 from tracegrad.errors import VerificationError
 
-from .adapters import GraphAdapter
+from .adapters import GraphAdapter, fresh_copy, require_adapter
 from .group import Elements
 from .precision import converted
 from .replay import numbers, package_name
-from .subject import Leaf, State, Subject, as_rows, module_depth, module_lmax, quiet
+from .subject import Leaf, State, Subject, as_rows, describe, module_depth, module_lmax, quiet
 from .tolerances import bands
 from .wigner import Array
 
@@ -77,26 +78,45 @@ class GraphSubject(Subject):
 
     def __init__(self, model: Any, graph: Any, adapter: GraphAdapter, dtype: torch.dtype) -> None:
         bands(dtype)
+        require_adapter(adapter)
         self.original, self.adapter, self.dtype = model, adapter, dtype
         self.module = converted(model, dtype) if isinstance(model, torch.nn.Module) else None
         self.model = self.module if self.module is not None else model
         self.name = type(model).__name__
-        self.outputs = adapter.specs(self.model, graph)
-        self.graph = adapter.cast(graph, dtype)
+        with self._explained():
+            self.outputs = adapter.specs(self.model, graph)
+            self.graph = adapter.cast(graph, dtype)
         self.depth = module_depth(self.module)
         laws = [s.law for s in self.outputs] + [leaf.law for leaf in adapter.leaves(self.graph)]
         self._lmax = max([law.lmax for law in laws] + [module_lmax(self.module)])
-        self._probe()
+        with self._explained():
+            self.raw(self.plain(self.graph))
+            self._require_transform()
 
-    def _probe(self) -> None:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """First calls: a misfit of model, graph and adapter becomes one sentence."""
         try:
-            with quiet(self.dtype), torch.no_grad():
-                self.raw(self.plain(self.graph))
+            with quiet(self.dtype):
+                yield
         except VerificationError:
             raise
         except Exception as error:
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise VerificationError(f"{self.name} raised {type(error).__name__} on the given graph: {first}") from error
+            raise VerificationError(f"on the given graph, {self.name} raised {describe(error)}") from error
+
+    def _require_transform(self) -> None:
+        """Raise where the adapter does not move the inputs by their laws: every check of a symmetry would be blind."""
+        element = Elements.of([[0.5, 0.1, -0.7, 0.3]], True, np.array([[1.0, -2.0, 0.5]]))
+        images = self.adapter.leaves(self.adapter.transform(self.graph, element))
+        for leaf, image in zip(self.adapter.leaves(self.graph), images, strict=True):
+            given, found = (x.value.detach().to("cpu", torch.float64).numpy() for x in (leaf, image))
+            expected = leaf.law.act(given[None], element)[0]
+            gap = float(np.abs(found - expected).max(initial=0.0)) if found.shape == expected.shape else np.inf
+            if not gap <= bands(self.dtype).eps ** 0.5 * max(1.0, float(np.abs(expected).max(initial=0.0))):
+                raise VerificationError(
+                    f"{type(self.adapter).__name__}.transform does not move {leaf.name} as {leaf.law.text}: after a "
+                    f"rotation, inversion and shift it is off by {gap:.2g}; transform has to move every leaf by its law"
+                )
 
     def plain(self, graph: Any) -> GraphState:
         """State of a graph whose nodes are labelled in their order."""
@@ -121,7 +141,7 @@ class GraphSubject(Subject):
         return GraphState(graph, state.labels, state.offsets, state.repeats, state.limit)
 
     def raw(self, state: State) -> list[Tensor]:
-        values = self.adapter.evaluate(self.model, state.graph)
+        values = self.adapter.evaluate(self.model, fresh_copy(state.graph))
         rows = []
         for spec, value in zip(self.outputs, values, strict=True):
             if not isinstance(value, Tensor):
@@ -148,10 +168,10 @@ class GraphSubject(Subject):
         return self._with(state, self.adapter.with_leaves(state.graph, values))
 
     def mutations(self, state: State) -> list[str]:
-        before = _tensors(copy.deepcopy(state.graph))
-        with quiet(self.dtype), torch.no_grad():
-            self.adapter.evaluate(self.model, state.graph)
-        after = _tensors(state.graph)
+        graph = copy.deepcopy(state.graph)
+        with quiet(self.dtype):
+            self.adapter.evaluate(self.model, graph)
+        before, after = _tensors(state.graph), _tensors(graph)
         changed = [
             name
             for name in {**before, **after}

@@ -12,6 +12,7 @@ import inspect
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from tracegrad.errors import VerificationError
 from .context import Context
 from .group import Elements, haar
 from .leak import describe_leak, irrep_content
-from .measure import Jitter, deviations, jitter_of
+from .measure import Jitter, deviations, jitter_of, rms, zero_floor
 from .representation import Representation
 from .result import ModuleError
 from .subject import State, Subject, module_depth, quiet
@@ -31,7 +32,6 @@ from .tolerances import JITTER_DRAWS, bands, block_tolerances, static_tolerance
 from .wigner import Array, Basis
 
 TRIALS = 3
-_MISFITS = (RuntimeError, IndexError, ValueError, TypeError, KeyError, AttributeError)
 
 
 @dataclass
@@ -93,7 +93,7 @@ def record_calls(subject: Subject, state: State) -> list[Record]:
     modules = [(n, m) for n, m in subject.module.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
     handles = [m.register_forward_hook(hook(n or "(root)"), with_kwargs=True) for n, m in modules]
     try:
-        with quiet(subject.dtype), torch.no_grad():
+        with quiet(subject.dtype):
             subject.raw(state)
     finally:
         for handle in handles:
@@ -102,10 +102,18 @@ def record_calls(subject: Subject, state: State) -> list[Record]:
 
 
 def source_of(target: object) -> tuple[str, int]:
-    """File (relative to the working directory when below it) and first line of a class; ("", 0) when unknown."""
+    """File (relative to the working directory when below it) and first line of a class or function; ("", 0) if unknown.
+
+    Args:
+        target: class or function; the source of any other object is that of its class.
+    """
+    if isinstance(target, partial):
+        return source_of(target.func)
+    if not (inspect.isclass(target) or inspect.isroutine(target)):
+        target = type(target)
     try:
-        path = inspect.getsourcefile(target) or ""  # type: ignore[arg-type]
-        line = inspect.getsourcelines(target)[1]  # type: ignore[arg-type]
+        path = inspect.getsourcefile(target) or ""
+        line = inspect.getsourcelines(target)[1]
     except (TypeError, OSError):
         return "", 0
     here = os.getcwd() + os.sep
@@ -135,7 +143,7 @@ class LocalModule:
 
     def call(self, arguments: Sequence[Any], other: Record) -> Array:
         """Output rows, with the keyword arguments of another recorded call."""
-        with quiet(self.dtype), torch.no_grad():
+        with quiet(self.dtype):
             result = self.record.module(*arguments, **other.keywords)
         return _array(result)
 
@@ -201,7 +209,7 @@ def localize(context: Context, state: State, element: Elements, basis: Basis = "
             if row.ratio > 1 and not broken:
                 broken = True
                 row = _with_leak(row, context, local, state)
-        except _MISFITS:
+        except Exception:  # whatever a module raises outside its model
             continue
         table.append(row)
     return table
@@ -214,7 +222,8 @@ def _row(
     left = [local.at(elements[[k]], other) for k, other in enumerate(others)]
     right = list(local.law_out.act(np.stack([base] * len(others)), elements))
     jitter = local.jitter(base, rng)
-    found = deviations(left, right, local.law_out, jitter)
+    size = max(rms(base), *(rms(_array(x)) for x in local.record.arguments if isinstance(x, Tensor) and x.ndim))
+    found = deviations(left, right, local.law_out, zero_floor(jitter, size, bands(local.dtype).eps))
     static = static_tolerance(local.dtype, local.lmax(), module_depth(local.record.module))
     limits = (
         np.full(len(jitter.relative), tol)
@@ -224,7 +233,7 @@ def _row(
     errors = np.where(found.zero, 0.0, found.error).max(axis=0)
     worst = int(np.argmax(errors / limits))
     cumulative = deviations([_array(others[0].output)], right[:1], local.law_out).error
-    file, line = source_of(type(local.record.module))
+    file, line = source_of(local.record.module)
     return ModuleError(
         name=local.record.name,
         kind=type(local.record.module).__name__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from .representation import Representation
 from .result import BlockError
-from .tolerances import ZERO_FACTOR
+from .tolerances import NEGLIGIBLE, ZERO_FACTOR
 from .wigner import Array
 
 Outputs = list[list[Array]]
@@ -63,6 +64,28 @@ class Deviation:
         )
 
 
+def zero_floor(jitter: Jitter, size: float, eps: float) -> Array:
+    """Size up to which a block is zero: dust of its own round-off, and negligible beside everything around it.
+
+    Round-off alone does not make a zero: where the output jumps, a 1-ulp change moves it by its whole size.
+
+    Args:
+        jitter: round-off of the blocks.
+        size: largest RMS of the inputs and of all outputs.
+        eps: unit round-off of the dtype.
+
+    Returns:
+        (blocks,) floors.
+    """
+    return np.asarray(np.minimum(ZERO_FACTOR * jitter.absolute, size * eps**NEGLIGIBLE))
+
+
+def rms(values: Array) -> float:
+    """Root mean square of an array; 0 when it is empty."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.sqrt(np.mean(np.square(values)))) if values.size else 0.0
+
+
 def _reduce(values: Array, starts: Sequence[int], sizes: Array) -> Array:
     """Mean of (n, rows, dim) over rows and over the columns of each block: (n, blocks)."""
     if values.shape[1] == 0:
@@ -109,7 +132,7 @@ def block_scales(left: Array, right: Array, law: Representation) -> Array:
 
 
 def deviations(
-    left: Sequence[Array], right: Sequence[Array], law: Representation, jitter: Jitter | None = None
+    left: Sequence[Array], right: Sequence[Array], law: Representation, floor: Array | None = None
 ) -> Deviation:
     """Relative errors of one output.
 
@@ -119,36 +142,54 @@ def deviations(
         left: n arrays (rows, dim), the outputs at the transformed inputs.
         right: n arrays (rows, dim), the transformed outputs.
         law: how the output transforms.
-        jitter: round-off of the blocks, decides which are zero.
+        floor: (blocks,) size up to which a block is zero, see :func:`zero_floor`; None for exact zeros only.
 
     Returns:
         Errors per trial and block.
     """
     a, b = _stack(left), _stack(right)
     if a is None or b is None or a.shape != b.shape:
-        parts = [_single(x, y, law, jitter) for x, y in zip(left, right, strict=True)]
+        parts = [_single(x, y, law, floor) for x, y in zip(left, right, strict=True)]
         joined = [np.concatenate([getattr(p, name) for p in parts]) for name in ("error", "peak", "scale")]
         return Deviation(joined[0], joined[1], joined[2], np.all([p.zero for p in parts], axis=0))
     starts, sizes, _ = _layout(law, a.shape[-1])
     scale = block_scales(a, b, law)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         difference = np.abs(a - b)
-        rms = _reduce(difference**2, starts, sizes) ** 0.5
+        spread = _reduce(difference**2, starts, sizes) ** 0.5
         peak = np.maximum.reduceat(difference.max(axis=1, initial=0.0), starts, axis=1)
-        floor = ZERO_FACTOR * jitter.absolute if jitter is not None else np.zeros(len(starts))
-        zero = np.asarray((scale <= floor).all(axis=0))
-        error, top = rms / scale, peak / scale
-    finite = np.isfinite(rms)
+        zero = np.asarray((scale <= (0.0 if floor is None else floor)).all(axis=0))
+        error, top = spread / scale, peak / scale
+    finite = np.isfinite(spread)
     error = np.where(finite, np.where(scale > 0, error, 0.0), np.inf)
     top = np.where(finite, np.where(scale > 0, top, 0.0), np.inf)
     return Deviation(error, top, scale, zero)
 
 
-def _single(left: Array, right: Array, law: Representation, jitter: Jitter | None) -> Deviation:
+def _single(left: Array, right: Array, law: Representation, floor: Array | None) -> Deviation:
     if left.shape == right.shape:
-        return deviations([left], [right], law, jitter)
+        return deviations([left], [right], law, floor)
     shape = (1, len(law.blocks_of(left.shape[-1])))
     return Deviation(np.full(shape, np.inf), np.full(shape, np.inf), np.ones(shape), np.zeros(shape[1], dtype=bool))
+
+
+def relative_error(gap: float, *sizes: float, noise: float = 0.0) -> float:
+    """Part of a gap above the noise, over the largest of the sizes.
+
+    Args:
+        gap: difference of two numbers, not negative.
+        sizes: sizes that the gap is compared with.
+        noise: part of the gap that round-off explains.
+
+    Returns:
+        The error, 0 without a gap; inf where anything is not finite, since ``max`` and ``>`` let NaN pass.
+    """
+    if not all(math.isfinite(value) for value in (gap, noise, *sizes)):
+        return math.inf
+    excess, scale = max(0.0, gap - noise), max(sizes)
+    if excess == 0:
+        return 0.0
+    return excess / scale if scale > 0 else math.inf
 
 
 def jitter_of(

@@ -175,23 +175,6 @@ def check_library_conventions(seed: int = 0) -> list[CheckResult]:
     ]
 
 
-def method_checks(seed: int = 0) -> list[CheckResult]:
-    """All checks of this module.
-
-    Args:
-        seed: seed of everything that is drawn.
-
-    Returns:
-        Theorem 1, Theorem 2, tracegrad's operator in both forms, the conventions.
-    """
-    return [
-        check_theorem_1(seed),
-        check_theorem_2(seed=seed),
-        *check_gradient_induction(seed),
-        *check_library_conventions(seed),
-    ]
-
-
 def combine(name: str, results: Sequence[CheckResult], message: str) -> CheckResult:
     """One result for several: worst verdict, the error nearest to its tolerance, all trials.
 

@@ -15,6 +15,21 @@ _SYMBOL = re.compile(r"_w3j_(\d+)_(\d+)_(\d+)$")
 _ROUNDING = 1.2e-7  # relative rounding of float32, doubled
 
 
+def in_precision(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Copy of a tensor in a precision.
+
+    Args:
+        tensor: any tensor.
+        dtype: real floating-point dtype.
+
+    Returns:
+        Real numbers in ``dtype``, complex ones in the complex dtype of the same precision, all others as they are.
+    """
+    if tensor.is_complex():
+        return tensor.to(dtype.to_complex(), copy=True)
+    return tensor.to(dtype, copy=True) if tensor.is_floating_point() else tensor.clone()
+
+
 def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     """Deep copy of a module in another floating-point dtype; the original stays as it is.
 
@@ -23,14 +38,16 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
         dtype: dtype of the copy.
 
     Returns:
-        The copy; 3j symbols that e3nn stored in float32 are stored in full precision.
+        The copy, complex constants with their imaginary parts; 3j symbols that e3nn stored in float32 are stored in
+        full precision.
 
     Raises:
         VerificationError: the module cannot be copied.
     """
     try:
         with quiet(dtype):
-            clone = copy.deepcopy(module).to(dtype)
+            clone = copy.deepcopy(module)
+            clone._apply(lambda tensor: in_precision(tensor, dtype))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error
     if dtype is torch.float64:
@@ -53,10 +70,3 @@ def _restore_symbols(module: torch.nn.Module) -> None:
         if exact.shape == buffer.shape and bool(((buffer - exact).abs() <= _ROUNDING * exact.abs()).all()):
             with torch.no_grad():
                 buffer.copy_(exact)
-
-
-def built_in_single(module: torch.nn.Module | None) -> bool:
-    """True when a module holds float32 parameters or buffers: constants of its construction carry that rounding."""
-    if module is None:
-        return False
-    return any(t.dtype is torch.float32 for t in [*module.parameters(), *module.buffers()])

@@ -85,26 +85,18 @@ class Equivariance:
 
         Args:
             func: function or module.
-            irreps_in: one entry per input; None takes ``func.irreps_in``.
+            irreps_in: one entry per input; None takes ``func.irreps_in``, or ``func.irreps_in1`` and so on.
             irreps_out: one entry per output; None takes ``func.irreps_out``.
             **options: further arguments of `verify_equivariance`.
         """
         __tracebackhide__ = True
-        entries = _declared(func, irreps_in, "irreps_in"), _declared(func, irreps_out, "irreps_out")
+        from .api import declared
+
+        entries = declared(func, irreps_in, "irreps_in"), declared(func, irreps_out, "irreps_out")
         report = self.measure(func, *entries, **options)
         if not report.passed:
             pytest.fail(f"not equivariant\n{report.to_text()}", pytrace=False)
         return report
-
-
-def _declared(func: Any, given: Any, name: str) -> Any:
-    """Entries as given, or those that the module declares."""
-    entries = given if given is not None else getattr(func, name, None)
-    if entries is None:
-        raise pytest.UsageError(
-            f"{name} is not given, and {type(func).__name__} does not declare it: pass {name}=[...]"
-        )
-    return entries
 
 
 @pytest.fixture

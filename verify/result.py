@@ -144,7 +144,9 @@ class CheckResult:
 
     @property
     def margin(self) -> float:
-        """Tolerance over error: above 1 the check passes, inf for an exact zero."""
+        """Tolerance over error: above 1 the check passes, inf for an exact zero, 0 for NaN."""
+        if math.isnan(self.error):
+            return 0.0
         return self.tolerance / self.error if self.error > 0 else math.inf
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -13,10 +14,10 @@ from tracegrad.errors import VerificationError, did_you_mean
 from .context import Context, NotApplicable
 from .environment import environment
 from .localize import localize
-from .result import CheckResult, ModuleError, Report
+from .result import CheckResult, ModuleError, Report, Verdict
 from .selfcheck import self_check
 from .shrink import counterexample
-from .subject import quiet
+from .subject import describe, quiet
 from .trial_statistics import trial_statistics
 from .wigner import Basis
 
@@ -49,7 +50,7 @@ def run_checks(
     diagnose: bool = True,
     settings: Mapping[str, Any] | None = None,
 ) -> Report:
-    """Report of the named checks on the context's subject.
+    """Report of the named checks on the context's subject; a check in which the model raises fails.
 
     Args:
         context: subject, seed, trials.
@@ -73,6 +74,8 @@ def run_checks(
                 results.append(registry[name](context))
             except NotApplicable as reason:
                 skipped[name] = str(reason)
+            except Exception as error:
+                results.append(CheckResult(name, Verdict.STRUCTURAL, math.inf, 0.0, f"raised {describe(error)}"))
         modules: list[ModuleError] = []
         if diagnose:
             results = [_with_counterexample(context, result) for result in results]
@@ -94,12 +97,18 @@ def _with_counterexample(context: Context, result: CheckResult) -> CheckResult:
     case = context.cases.get(result.name)
     if result.passed or case is None or not result.error > result.tolerance:
         return result
-    return replace(result, counterexample=counterexample(context, *case))
+    try:
+        return replace(result, counterexample=counterexample(context, *case))
+    except Exception as error:  # the verdict does not hang on how far a case can be shrunk
+        return replace(result, details={**result.details, "counterexample": f"not shrunk, raised {describe(error)}"})
 
 
 def _modules(context: Context, results: list[CheckResult], basis: Basis) -> list[ModuleError]:
     for result in results:
         case = context.cases.get(result.name)
         if not result.passed and case is not None and result.error > result.tolerance:
-            return localize(context, *case, basis)
+            try:
+                return localize(context, *case, basis)
+            except Exception:  # nor does it hang on where the fault is
+                return []
     return []

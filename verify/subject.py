@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +24,10 @@ from .wigner import Array
 State = Any
 """One input of the subject: a list of tensors, a graph, a set of atoms."""
 
-Differentiable = Callable[[list[Tensor]], list[Tensor]]
-
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One named output, its law, and what its rows are: ``"row"``, ``"node"``, ``"edge"`` or ``"graph"``."""
+    """One named output, its law, and what its rows are: ``"row"``, ``"node"``, ``"edge"``, ``"graph"``, ``"total"``."""
 
     name: str
     law: Representation
@@ -112,9 +110,9 @@ class Subject(ABC):
         """True when translations act on the inputs."""
 
     def evaluate(self, states: Sequence[State]) -> Outputs:
-        """Outputs of all states as float64 arrays (rows, dim), without gradients."""
+        """Outputs of all states as float64 arrays (rows, dim)."""
         columns: Outputs = [[] for _ in self.outputs]
-        with quiet(self.dtype), torch.no_grad():
+        with quiet(self.dtype):
             for state in states:
                 for column, value in zip(columns, self.raw(state), strict=True):
                     column.append(value.detach().to("cpu", torch.float64).numpy())
@@ -142,15 +140,21 @@ class Subject(ABC):
 
 @contextmanager
 def quiet(dtype: torch.dtype) -> Iterator[None]:
-    """Default dtype of the run, no autocast, no warnings of the tested code; restored at the end."""
+    """Default dtype of the run, no warnings, gradients on (forces may come from them); restored at the end."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.enable_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
         torch.set_default_dtype(before)
+
+
+def describe(error: Exception) -> str:
+    """Kind and first line of an exception."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def as_tensors(result: Any, count: int) -> list[Tensor]:
@@ -175,7 +179,7 @@ def as_tensors(result: Any, count: int) -> list[Tensor]:
 
 
 def as_rows(tensor: Tensor, spec: OutputSpec) -> Tensor:
-    """Output as (rows, dim).
+    """Output as (rows, dim); one number per row may come without the last axis.
 
     Raises:
         VerificationError: the last axis does not fit the irreps, or the tensor is complex.
@@ -185,7 +189,9 @@ def as_rows(tensor: Tensor, spec: OutputSpec) -> Tensor:
             f"{spec.name} is complex: return its real irreps (real and imaginary parts as two outputs)"
         )
     dim = spec.law.dim
-    if tensor.ndim == 0 and dim in (1, None):
+    if dim == 1 and tensor.ndim <= 1:
+        return tensor.reshape(-1, 1)
+    if dim is None and tensor.ndim == 0:
         return tensor.reshape(1, 1)
     if dim is None:
         return tensor.reshape(len(tensor), -1) if len(tensor) else tensor.reshape(0, 1)

@@ -12,7 +12,7 @@ import torch
 
 from tracegrad.errors import VerificationError
 
-from .adapters import GraphAdapter
+from .adapters import GraphAdapter, missing_methods, require_adapter
 from .api import declared, verify_equivariance, verify_model
 from .result import Report
 
@@ -98,7 +98,7 @@ def as_target(made: Any, spec: str) -> Target:
     """What a factory returned as a target.
 
     Raises:
-        VerificationError: none of the known forms.
+        VerificationError: none of the known forms, or an adapter that lacks methods.
     """
     if isinstance(made, Target):
         return made
@@ -107,7 +107,8 @@ def as_target(made: Any, spec: str) -> Target:
     if isinstance(made, tuple) and len(made) == 2 and not isinstance(made[1], str):
         return Target(made[0], graph=made[1], name=spec)
     if isinstance(made, tuple) and len(made) == 3:
-        if isinstance(made[2], GraphAdapter):
+        if hasattr(made[1], "num_nodes") or hasattr(made[1], "get_positions") or not missing_methods(made[2]):
+            require_adapter(made[2])
             return Target(made[0], graph=made[1], adapter=made[2], name=spec)
         return Target(made[0], made[1], made[2], name=spec)
     raise VerificationError(

@@ -15,14 +15,15 @@ import torch
 
 from tracegrad.errors import VerificationError
 
-from .result import Verdict
+from .result import BlockError, Verdict
 
 STATIC_FACTOR = 16.0
 JITTER_FACTOR = 25.0
 JITTER_DRAWS = 8
 RERUN_FACTOR = 4  # a SUSPECT is judged again with this many times the draws
 GRADIENT_FACTOR = 4.0
-ZERO_FACTOR = 64.0  # a block below 64 times its own round-off is zero
+ZERO_FACTOR = 64.0  # a block below 64 times its own round-off is zero, if it is also negligible:
+NEGLIGIBLE = 0.5  # below this power of eps (half of the digits) times the largest RMS of inputs and outputs
 ILL_CONDITIONED = 1e3  # in units of eps
 DETERMINISTIC = 0.0
 
@@ -101,6 +102,17 @@ def verdict_of(error: float, tolerance: float, dtype: torch.dtype) -> Verdict:
     if error <= limit.suspect:
         return Verdict.SUSPECT
     return Verdict.PRECISION if error <= limit.precision else Verdict.STRUCTURAL
+
+
+def jumps(block: BlockError) -> bool:
+    """True where a 1-ulp change of the inputs moves a block as much as round-off moves a zero: it is discontinuous."""
+    return not block.zero and ZERO_FACTOR * block.jitter >= 1
+
+
+def block_verdict(block: BlockError, dtype: torch.dtype) -> Verdict:
+    """Band of a block; a zero passes, and a discontinuous one is SUSPECT at most, since nothing can be said of it."""
+    found = Verdict.PASS if block.zero else verdict_of(block.error, block.tolerance, dtype)
+    return Verdict.SUSPECT if jumps(block) and found is not Verdict.PASS else found
 
 
 def reading_of_ratio(ratio: float) -> str:

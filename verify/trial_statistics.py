@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .result import CheckResult
+from .result import CheckResult, Verdict
 
 CONFIDENCE = 0.95
 
@@ -39,9 +39,12 @@ def trial_statistics(rotation: CheckResult, fixed_input: bool) -> dict[str, Any]
         fixed_input: True when all trials share one given input.
 
     Returns:
-        Plain data with the key ``rule_of_three`` for people.
+        Plain data with the key ``rule_of_three`` for people; empty where no trial was judged (nothing but zeros, NaN,
+        or an exception).
     """
-    failures, n = int(rotation.details.get("failed_trials", 0)), rotation.trials
+    if rotation.verdict is Verdict.VACUOUS or "failed_trials" not in rotation.details:
+        return {}
+    failures, n = int(rotation.details["failed_trials"]), rotation.trials
     bound = breaking_measure_bound(failures, n)
     what = "rotations of the given input" if fixed_input else "pairs of input and rotation"
     sentence = f"{failures} of {n} Haar trials fail: at 95 % confidence at most {100 * bound:.2g} % of all {what}"

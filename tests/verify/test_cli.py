@@ -35,6 +35,9 @@ def sound():
 def broken():
     return (torch.tanh, ["4x1o"], ["4x1o"])
 
+def chiral():
+    return (lambda x, y: x + torch.linalg.cross(x, y), ["1x1o", "1x1o"], ["1x1o"])
+
 def zero():
     return (lambda x: 0 * x, ["4x1o"], ["4x1o"])
 
@@ -146,6 +149,7 @@ def test_missing_checkpoint_exits_with_two(capsys: pytest.CaptureFixture[str]) -
         ["--search", "-2"],
         ["--tol", "nan"],
         ["--tol", "0"],
+        ["--tol", "1"],
         ["--baseline", "no.json"],
     ],
 )
@@ -160,6 +164,25 @@ def test_settings_with_which_anything_would_pass_exit_with_two(
 def test_bad_settings_of_the_package_exit_with_two(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--parts", "method", *option]) == 2
     assert "expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option", ["--checks nonsense", "--trials 0", "--allow-zero 0o", "--no-parity", "--atoms 3", "--dtype float32"]
+)
+def test_option_of_a_target_exits_with_two_where_there_is_none(
+    option: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed = Report("tracegrad", [CheckResult("rotation", Verdict.PASS, 0.0, 1e-14)], NoiseFloor({}, {}))
+    monkeypatch.setattr("verify.suite.run_suite", lambda **settings: passed)
+    assert main(["--parts", "method", *option.split()]) == 2
+    assert option.split()[0] in capsys.readouterr().err
+    assert main(["--parts", "method", "--quiet", "--dtype", "float64"]) == 0
+
+
+def test_target_that_claims_rotations_alone_passes_without_parity() -> None:
+    arguments = ["--target", "verified_things:chiral", *FAST]
+    assert main(arguments) == 1
+    assert main([*arguments, "--no-parity"]) == 0
 
 
 def test_budget_for_a_function_exits_with_two(capsys: pytest.CaptureFixture[str]) -> None:
@@ -204,6 +227,20 @@ def test_factory_may_return_a_target() -> None:
     target = Target(torch.tanh, ["1x1o"], ["1x1o"])
     assert as_target(target, "x") is target
     assert load_target("verified_things:sound").irreps_in == ["4x1o"]
+
+
+def test_third_entry_beside_a_graph_must_be_an_adapter() -> None:
+    from ase import Atoms
+
+    class Mine:
+        def specs(self) -> None: ...
+
+    made = (torch.nn.Identity(), Atoms("H"), Mine())
+    with pytest.raises(VerificationError, match="Mine lacks evaluate"):
+        as_target(made, "x")
+    with pytest.raises(VerificationError, match="Mine lacks evaluate"):
+        Target(made[0], graph=made[1], adapter=made[2]).verify()
+    assert as_target((torch.tanh, ["1x1o"], ["1x1o"]), "x").irreps_in == ["1x1o"]
 
 
 def test_declared_irreps_are_required_of_a_module() -> None:

@@ -1,4 +1,4 @@
-"""verify_model on a small graph network, on the networks of this package and on ASE calculators."""
+"""verify_model on a small graph network and on the networks of this package."""
 
 from __future__ import annotations
 
@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ase import Atoms
-from ase.calculators.calculator import Calculator
-from ase.calculators.lj import LennardJones
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
@@ -214,6 +211,57 @@ def test_network_of_this_package_passes_every_check(spinful: bool) -> None:
     assert ("time_reversal" in applied) == spinful
 
 
+class Traced(nn.Module):
+    """A network that predicts trace labels, with a change to them."""
+
+    def __init__(self, change: Callable[[Tensor, Data], Tensor], irreps: str = "") -> None:
+        super().__init__()
+        torch.set_default_dtype(torch.float64)
+        layout = _layout(False)
+        sizes = NetworkSizes("4x0e+3x1o+2x2e", 4, 3, 2, 4.0, 6, "none")
+        self.network = DeepHE3(layout, sizes, Induction(trace=True, width=8, trace_width=8))
+        self.targets, self.decoder, self.change = layout, self.network.decoder, change
+        self.irreps_out = {**self.network.irreps_out, **({"trace": irreps} if irreps else {})}
+
+    def forward(self, graph: Data) -> dict[str, Tensor]:
+        outputs = self.network(graph)
+        return {**outputs, **({"trace": self.change(outputs["trace"], graph)} if "trace" in outputs else {})}
+
+
+TRACES: dict[str, tuple[Callable[[Tensor, Data], Tensor], str]] = {
+    "sound": (lambda trace, graph: trace, ""),
+    "x of the edge": (lambda trace, graph: trace * (1 + graph.edge_vectors[: len(trace), :1]), "rotation"),
+    "order of the edges": (
+        lambda trace, graph: trace + torch.arange(len(trace)).to(trace)[:, None],
+        "edge_permutation",
+    ),
+    "mean over the graph": (lambda trace, graph: trace - trace.mean(0), "far_fragment"),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+def test_trace_labels_of_a_network_are_verified(name: str) -> None:
+    change, check = TRACES[name]
+    checks = ["rotation", "inversion", "node_permutation", "edge_permutation", "far_fragment", "supercell", "vacuity"]
+    report = verify_model(Traced(change), _graph(_layout(False)), checks=checks, trials=4, diagnose=False)
+    assert set(report.settings["irreps_out"]) == {"edge_irreps", "trace"}
+    assert report.passed is (not check)
+    assert not check or not report.check(check).passed
+    assert all(b.output == "trace" for c in report.failures for b in c.blocks if b.ratio > 1)
+
+
+def test_irreps_that_differ_from_those_of_the_targets_are_refused() -> None:
+    with pytest.raises(VerificationError, match=r"irreps_out\['trace'\] of Traced is 1x0o, expected"):
+        verify_model(Traced(TRACES["sound"][0], "1x0o"), _graph(_layout(False)))
+
+
+def test_network_in_evaluation_mode_has_no_trace_to_verify() -> None:
+    model = Traced(TRACES["x of the edge"][0]).eval()
+    report = verify_model(model, _graph(_layout(False)), checks=["rotation"], trials=4)
+    assert report.passed
+    assert set(report.settings["irreps_out"]) == {"edge_irreps"}
+
+
 def test_norm_over_the_graph_is_rejected_as_not_local() -> None:
     layout = _layout(False)
     report = verify_model(_network(layout, "graph"), _graph(layout), checks=["rotation", "far_fragment"], trials=4)
@@ -297,61 +345,3 @@ def test_model_that_claims_to_be_exact_has_to_be_exact_whatever_the_budget() -> 
     sound = verify_model(_network(layout), _graph(layout), **options)
     assert sound.passed
     assert "not exact" not in sound.to_text()
-
-
-# --- ASE calculators ---
-
-
-def _atoms() -> Atoms:
-    return Atoms("Ar4", positions=[[0, 0, 0], [1.2, 0.1, 0.3], [0.2, 1.1, 0.5], [0.9, 0.8, 1.3]])
-
-
-class Tilted(LennardJones):
-    """Lennard-Jones in a field along z, with forces that lack it."""
-
-    def calculate(self, *arguments: Any, **keywords: Any) -> None:
-        super().calculate(*arguments, **keywords)
-        self.results["energy"] += 0.1 * float(np.sum(self.atoms.positions[:, 2] ** 2))
-
-
-class Scaled(LennardJones):
-    """Lennard-Jones whose forces are five per cent too small: still equivariant."""
-
-    def calculate(self, *arguments: Any, **keywords: Any) -> None:
-        super().calculate(*arguments, **keywords)
-        self.results["forces"] = 0.95 * self.results["forces"]
-
-
-def _calculate(calculator: Calculator, atoms: Atoms | None = None) -> Report:
-    return verify_model(calculator, atoms if atoms is not None else _atoms(), trials=8, search=0, diagnose=False)
-
-
-def test_lennard_jones_passes() -> None:
-    report = _calculate(LennardJones(rc=10.0, smooth=True))
-    assert report.passed, report.to_text()
-    assert {"rotation", "translation", "node_permutation", "force_consistency"} <= {c.name for c in report.checks}
-
-
-def test_periodic_lennard_jones_repeats_in_a_supercell() -> None:
-    atoms = Atoms(
-        "Ar2", positions=[[0, 0, 0], [0.8, 0.9, 0.7]], cell=[[2.1, 0, 0], [0.2, 2.2, 0], [0, 0.1, 2.3]], pbc=True
-    )
-    report = _calculate(LennardJones(rc=3.0, smooth=True), atoms)
-    assert report.check("supercell").passed, report.to_text()
-    assert report.check("rotation").passed
-
-
-def test_external_field_breaks_rotation_and_translation() -> None:
-    failures = {c.name for c in _calculate(Tilted(rc=10.0, smooth=True)).failures}
-    assert {"rotation", "translation", "force_consistency"} <= failures
-
-
-def test_forces_that_are_symmetric_but_not_the_gradient_are_found_by_their_check_alone() -> None:
-    report = _calculate(Scaled(rc=10.0, smooth=True))
-    assert [c.name for c in report.failures] == ["force_consistency"]
-    assert report.check("force_consistency").error == pytest.approx(0.05, rel=0.2)
-
-
-def test_structure_without_atoms_raises() -> None:
-    with pytest.raises(VerificationError, match="no atoms"):
-        _calculate(LennardJones(), Atoms())

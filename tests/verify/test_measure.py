@@ -11,7 +11,7 @@ from e3nn.o3 import Irreps
 
 from tracegrad.errors import VerificationError
 from verify.group import Elements, haar
-from verify.measure import Jitter, deviations, jitter_of
+from verify.measure import Jitter, deviations, jitter_of, zero_floor
 from verify.representation import Representation, parse_entries
 from verify.result import CheckResult, Counterexample, NoiseFloor, Report, Verdict, worst
 from verify.tolerances import bands, block_tolerances, reading_of_ratio, static_tolerance, verdict_of
@@ -66,8 +66,15 @@ def test_block_that_cancels_to_round_off_is_zero_and_not_judged() -> None:
     for x in right:
         x[:, 2:] *= 1e-17
     jitter = Jitter(np.array([1e-16, 1e-16]), np.array([1e-16, 10.0]))
-    found = deviations(right, right, LAW, jitter)
+    found = deviations(right, right, LAW, zero_floor(jitter, 1.0, bands(torch.float64).eps))
     assert found.zero.tolist() == [False, True]
+
+
+def test_block_that_jumps_by_its_size_is_not_zero() -> None:
+    right = _rows(3)
+    jitter = Jitter(np.array([1e-16, 1.0]), np.array([1e-16, 1.0]))
+    found = deviations(right, right, LAW, zero_floor(jitter, 1.0, bands(torch.float64).eps))
+    assert found.zero.tolist() == [False, False]
 
 
 def test_jitter_is_never_below_the_last_digit() -> None:

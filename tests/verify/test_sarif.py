@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
+import torch
 
 from verify import verify_equivariance
 from verify.reporting import to_sarif
@@ -75,6 +78,25 @@ def test_without_a_module_the_place_is_the_target_or_the_page(report, root):
     sourced = replace(bare, settings={"source_file": str(root / "verify" / "api.py"), "source_line": 7})
     place = run_of(sourced, root)["results"][0]["locations"][0]["physicalLocation"]
     assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == ("verify/api.py", 7)
+
+
+def broken(x):
+    """A plain function, found at its own line."""
+    return x + 0.1
+
+
+@pytest.mark.parametrize("func", [broken, functools.partial(broken)])
+def test_failure_of_a_plain_function_points_at_its_source(root, func):
+    done = verify_equivariance(func, ["1x1o"], ["1x1o"], trials=4, search=0, checks=["rotation"], diagnose=False)
+    place = run_of(done, root)["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"].endswith("tests/verify/test_sarif.py")
+    assert place["region"]["startLine"] == inspect.getsourcelines(broken)[1]
+
+
+def test_function_without_a_source_points_at_the_page(root):
+    done = verify_equivariance(torch.tanh, ["1x1o"], ["1x1o"], trials=4, search=0, checks=["rotation"], diagnose=False)
+    place = run_of(done, root)["results"][0]["locations"][0]["physicalLocation"]
+    assert place["artifactLocation"]["uri"] == "docs/verification.md"
 
 
 def test_fingerprints_do_not_depend_on_figures_or_lines(report, root):

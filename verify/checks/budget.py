@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from ..context import Context
-from ..group import Elements, haar
+from ..group import haar
 from ..result import CheckResult, Verdict
 
 MEV = 1000.0  # meV per eV
@@ -40,7 +40,7 @@ def symmetry_error_mev(context: Context) -> tuple[float, float]:
         context: subject with outputs in eV, and the number of Haar elements, half of them with the inversion.
     """
     subject = context.subject
-    elements = Elements.of(haar(context.trials, context.rng("budget")), np.arange(context.trials) % 2 == 1)
+    elements = context.elements(haar(context.trials, context.rng("budget")), np.arange(context.trials) % 2 == 1)
     states, base = context.first(context.trials)
     left, right = subject.evaluate(subject.moved(states, elements)), subject.acted(base, elements)
     largest, squares, count = 0.0, 0.0, 0

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..context import Context, NotApplicable
 from ..graph_subject import GraphSubject
+from ..measure import relative_error
 from ..result import CheckResult, Verdict
 from ..tolerances import bands
 
@@ -21,9 +22,11 @@ def force_consistency(context: Context) -> CheckResult:
         raise NotApplicable("the outputs are not an energy and forces")
     rng, state = context.rng("forces"), context.states[0]
     energy, forces = names.index("energy"), context.base[names.index("forces")][0]
-    leaf = next(leaf for leaf in subject.leaves(state) if leaf.law.kind == "points")
+    leaf = next((leaf for leaf in subject.leaves(state) if leaf.law.kind == "points"), None)
+    if leaf is None:
+        raise NotApplicable("no field of the graph holds the positions")
     points = leaf.value.detach().cpu().double().numpy()
-    eps, worst = bands(subject.dtype).eps, 0.0
+    eps, norm, worst = bands(subject.dtype).eps, float(np.linalg.norm(forces)), 0.0
     for _ in range(DIRECTIONS):
         direction = rng.normal(size=points.shape)
         slope = -float((forces * direction).sum())
@@ -36,9 +39,8 @@ def force_consistency(context: Context) -> CheckResult:
                 states.append(subject.with_leaves(state, leaves))
             plus, minus = (float(v[0, 0]) for v in subject.evaluate(states)[energy])
             numeric = (plus - minus) / (2 * h)
-            excess = max(0.0, abs(numeric - slope) - 16 * eps * (abs(plus) + abs(minus)) / h)
-            scale = max(abs(numeric), abs(slope), float(np.linalg.norm(forces)))
-            errors.append(excess / scale if scale > 0 else 0.0)
+            noise = 16 * eps * (abs(plus) + abs(minus)) / h
+            errors.append(relative_error(abs(numeric - slope), abs(numeric), abs(slope), norm, noise=noise))
             if errors[-1] <= bands(subject.dtype).difference:
                 break
         worst = max(worst, min(errors))

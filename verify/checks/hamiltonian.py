@@ -6,8 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..adapters import fresh_copy
 from ..context import Context, NotApplicable
 from ..graph_subject import GraphSubject
+from ..measure import relative_error
 from ..result import CheckResult, Verdict
 from ..subject import quiet
 from ..tolerances import verdict_of
@@ -20,7 +22,7 @@ def _blocks(context: Context) -> Blocks:
     if not isinstance(subject, GraphSubject):
         raise NotApplicable("not a graph model")
     with quiet(subject.dtype):
-        found = subject.adapter.blocks(subject.model, context.states[0].graph)
+        found = subject.adapter.blocks(subject.model, fresh_copy(context.states[0].graph))
     if not found:
         raise NotApplicable("the outputs are not Hamiltonian blocks")
     return found
@@ -28,8 +30,6 @@ def _blocks(context: Context) -> Blocks:
 
 def _result(context: Context, name: str, errors: dict[str, float], message: str) -> CheckResult:
     error = max(errors.values(), default=0.0)
-    if not np.isfinite(error):
-        error = float("inf")
     jitter = max(float(np.max(j.relative, initial=0.0)) for j in context.jitter)
     tolerance = context.tol if context.tol is not None else max(context.static, min(25 * jitter, 1e-10))
     verdict = verdict_of(error, tolerance, context.subject.dtype)
@@ -46,7 +46,7 @@ def hermiticity(context: Context) -> CheckResult:
     for (rx, ry, rz, i, j), block in blocks.items():
         partner = blocks.get((-rx, -ry, -rz, j, i))
         gap = np.inf if partner is None else float(np.max(np.abs(partner - block.conj().T), initial=0.0))
-        errors[str((rx, ry, rz, i, j))] = gap / scale if scale > 0 else gap
+        errors[str((rx, ry, rz, i, j))] = relative_error(gap, scale)
     return _result(context, "hermiticity", errors, "H(j,i,-R) is not the conjugate transpose of H(i,j,R)")
 
 
@@ -62,8 +62,6 @@ def time_reversal(context: Context) -> CheckResult:
     for key, block in blocks.items():
         rows, columns = block.shape[0] // 2, block.shape[1] // 2
         uu, ud, du, dd = block[:rows, :columns], block[:rows, columns:], block[rows:, :columns], block[rows:, columns:]
-        gap = max(
-            float(np.max(np.abs(dd - uu.conj()), initial=0.0)), float(np.max(np.abs(du + ud.conj()), initial=0.0))
-        )
-        errors[str(key)] = gap / scale if scale > 0 else gap
+        gap = float(np.max(np.abs(np.concatenate([dd - uu.conj(), du + ud.conj()], axis=None)), initial=0.0))
+        errors[str(key)] = relative_error(gap, scale)
     return _result(context, "time_reversal", errors, "the blocks are not time-reversal symmetric")

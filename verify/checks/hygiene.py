@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..context import Context
+from ..context import JUMP, Context
 from ..measure import Outputs
 from ..result import CheckResult, Verdict
 from ..subject import Leaf, State, quiet
-from ..tolerances import DETERMINISTIC, JITTER_FACTOR, ZERO_FACTOR, bands, verdict_of
+from ..tolerances import DETERMINISTIC, JITTER_FACTOR, bands, verdict_of
 
 PERTURBATION = 1e-3  # relative size of the change that must show in some output
 MAX_PROBED = 24
@@ -82,7 +82,7 @@ def dtype_leak(context: Context) -> CheckResult:
     """Outputs have the dtype of the inputs, and nothing on the way is rounded to a narrower type."""
     subject = context.subject
     watch = _NarrowingWatch(subject.dtype)
-    with quiet(subject.dtype), torch.no_grad(), watch:
+    with quiet(subject.dtype), watch:
         outputs = subject.raw(context.states[0])
     wrong = {
         spec.name: str(out.dtype)
@@ -101,8 +101,10 @@ def dtype_leak(context: Context) -> CheckResult:
 def vacuity(context: Context) -> CheckResult:
     """Outputs are finite, no block is dead, and they depend on the inputs.
 
-    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. Input irreps
-    that no output depends on are listed, since a fault behind them cannot be seen.
+    A block that is zero on all inputs proves nothing: it is VACUOUS unless declared with ``allow_zero``. So is one that
+    is discontinuous at the given input, and so is a run in which nothing depends on the given geometry: a rotation
+    never reaches the model. Other input irreps that no output depends on are listed, since a fault behind them cannot
+    be seen.
     """
     if not context.finite:
         bad = {
@@ -112,8 +114,8 @@ def vacuity(context: Context) -> CheckResult:
         return CheckResult(
             "vacuity", Verdict.VACUOUS, float("inf"), 0.0, f"not finite: {bad}", len(context.states), details=bad
         )
-    dead = _dead_outputs(context)
-    inert, moved = _dead_inputs(context)
+    dead, jumping = context.zero_blocks, context.jumping_blocks
+    inert, moved, unmoved = _dead_inputs(context)
     undeclared = [
         name
         for name, irrep in dead
@@ -124,45 +126,46 @@ def vacuity(context: Context) -> CheckResult:
         reasons.append("the outputs have no rows")
     elif undeclared:
         reasons.append(f"zero on every input: {', '.join(undeclared[:6])} (declare with allow_zero if that is right)")
+    if jumping:
+        reasons.append(f"{', '.join(jumping[:6])}: {JUMP}")
     if not moved and not undeclared:
         reasons.append("the outputs do not depend on the inputs")
+    elif unmoved:
+        reasons.append(
+            f"expected the outputs to depend on {', '.join(unmoved)}, found that none does: rotations and shifts never "
+            "reach the model; pass rebuild= when the graph stores what follows from them, or declare it as a field"
+        )
     verdict = Verdict.VACUOUS if reasons else Verdict.PASS
     if inert and not reasons:
         reasons.append(f"no output depends on {', '.join(inert[:6])}: a fault behind it cannot be seen")
-    details = {"dead_outputs": [name for name, _ in dead], "dead_inputs": inert}
-    error = float(len(undeclared) + (not moved))
+    details = {"dead_outputs": [name for name, _ in dead], "discontinuous": jumping, "dead_inputs": inert}
+    error = float(len(undeclared) + len(jumping) + (not moved) + len(unmoved))
     return CheckResult("vacuity", verdict, error, 0.0, "; ".join(reasons), len(context.states), details=details)
 
 
-def _dead_outputs(context: Context) -> list[tuple[str, str]]:
-    """(label, irrep) of the blocks that are zero, up to their round-off, on all base states."""
-    dead = []
-    for spec, column, jitter in zip(context.subject.outputs, context.base, context.jitter, strict=True):
-        rows = np.concatenate(column)
-        for i, b in enumerate(spec.law.blocks_of(rows.shape[-1])):
-            size = float(np.sqrt(np.mean(rows[:, b.start : b.stop] ** 2))) if rows.size else 0.0
-            if size <= ZERO_FACTOR * jitter.absolute[i]:
-                dead.append((f"{spec.name} {b.name}", b.name))
-    return dead
+def _dead_inputs(context: Context) -> tuple[list[str], bool, list[str]]:
+    """Input blocks without influence on any output, whether some block has any, and the geometry when none of it has.
 
-
-def _dead_inputs(context: Context) -> tuple[list[str], bool]:
-    """Input blocks without influence on any output, and whether some block has any."""
+    Geometry are the given inputs that turn: positions, the cell, vectors of edges.
+    """
     subject, rng = context.subject, context.rng("vacuity")
     state = context.states[0]
     base = subject.evaluate([state])
     leaves = subject.leaves(state)
-    parts = [(i, leaf, b.name, slice(b.start, b.stop)) for i, leaf in enumerate(leaves) for b in leaf.law.blocks][
-        :MAX_PROBED
-    ]
+    parts = [(i, leaf, b) for i, leaf in enumerate(leaves) for b in leaf.law.blocks]
+    parts = sorted(parts, key=lambda part: not part[1].given)[:MAX_PROBED]
     inert, live = [], False
-    for index, leaf, name, columns in parts:
+    geometry: dict[bool, list[str]] = {True: [], False: []}
+    for index, leaf, block in parts:
+        columns = slice(block.start, block.stop)
         changed = subject.evaluate([_perturbed(subject, state, leaves, index, columns, rng)])
-        if _differ(base, changed, JITTER_FACTOR * bands(subject.dtype).eps):
-            live = True
-        else:
-            inert.append(f"{leaf.name} {name}")
-    return inert, live
+        moved = _differ(base, changed, JITTER_FACTOR * bands(subject.dtype).eps)
+        live = live or moved
+        if not moved:
+            inert.append(f"{leaf.name} {block.name}")
+        if leaf.given and block.l > 0:
+            geometry[moved].append(leaf.name)
+    return inert, live, [] if geometry[True] else geometry[False]
 
 
 def _perturbed(
@@ -178,6 +181,6 @@ def _perturbed(
 
 def _differ(first: Outputs, second: Outputs, tolerance: float) -> bool:
     for a, b in zip(first, second, strict=True):
-        if a[0].shape != b[0].shape or bool(np.any(np.abs(a[0] - b[0]) > tolerance * (np.abs(a[0]) + np.abs(b[0])))):
+        if a[0].shape != b[0].shape or not np.all(np.abs(a[0] - b[0]) <= tolerance * (np.abs(a[0]) + np.abs(b[0]))):
             return True
     return False

@@ -20,13 +20,12 @@ from ..group import Elements, aligning, haar, integer_quaternions, near_pole, oc
 from ..measure import Jitter, Outputs, deviations
 from ..result import BlockError, CheckResult, Verdict
 from ..states import SHAPES, Design, designed, live_blocks
-from ..subject import State
+from ..subject import State, describe
 from ..tolerances import JITTER_FACTOR, verdict_of
 from ..wigner import Array
 
 ALIGNED = 4  # directions that are turned onto the axes, spread over the inputs
 NEAR = 0.25  # error over the generic tolerance from which on a case is judged by the tolerance measured at it
-_ABORT = (RuntimeError, IndexError, ValueError, ZeroDivisionError)
 
 
 @dataclass
@@ -35,6 +34,7 @@ class Tally:
 
     trials: int = 0
     refused: int = 0
+    refusal: str = ""
     singular: int = 0
     discontinuous: list[float] = field(default_factory=list)
     worst: BlockError | None = None
@@ -57,26 +57,43 @@ class Searcher:
         self._measured: tuple[State, list[Jitter]] | None = None
 
     def ratio(self, state: State, element: Elements, label: str) -> float:
-        """Worst error over tolerance of a case; records it, and the failure when there is one."""
+        """Worst error over tolerance of a case; records it, and the failure when there is one.
+
+        A model may raise at a chosen input, such as a single atom, but not at the given one turned.
+        """
+        self.tally.trials += 1
         try:
             base = self.subject.evaluate([state])
             left = self.subject.evaluate(self.subject.moved([state], element))
-        except _ABORT:
-            self.tally.trials += 1
-            self.tally.refused += 1
+            return self._ratio(state, element, left, base, label)
+        except Exception as error:
+            if state is self.context.states[0]:
+                raise
+            self._refuse(error)
             return 0.0
-        return self._ratio(state, element, left, base, label)
+
+    def design(self, state: State, design: Design) -> State | None:
+        """State after a design; None when it does not apply or cannot be made."""
+        try:
+            return designed(self.subject, state, design)
+        except Exception as error:
+            self._refuse(error)
+            return None
+
+    def _refuse(self, error: Exception) -> None:
+        self.tally.refused += 1
+        self.tally.refusal = describe(error)
 
     def sweep(self, state: State, elements: Elements, label: str) -> None:
         """Judges one state under many elements."""
         base = self.subject.evaluate([state])
         images = self.subject.evaluate(self.subject.moved([state] * len(elements), elements))
         for i in range(len(elements)):
+            self.tally.trials += 1
             self._ratio(state, elements[[i]], [[column[i]] for column in images], base, label)
 
     def _ratio(self, state: State, element: Elements, left: Outputs, base: Outputs, label: str) -> float:
         tally = self.tally
-        tally.trials += 1
         if not all(np.isfinite(c[0]).all() for c in base):
             tally.singular += 1
             return 0.0
@@ -123,7 +140,7 @@ class Searcher:
         return BlockError(**{**block.__dict__, "tolerance": max(block.tolerance, limit)})
 
 
-def _corner_elements(directions: Array, rng: np.random.Generator) -> Elements:
+def _corner_elements(context: Context, directions: Array, rng: np.random.Generator) -> Elements:
     """Near-pole, octahedral, integer and axis-aligning rotations, with and without the inversion."""
     parts = [near_pole()[::2], octahedral()[::5], integer_quaternions(2, rng)]
     chosen = sorted({int(i) for i in np.linspace(0, len(directions) - 1, ALIGNED)}) if len(directions) else []
@@ -131,18 +148,18 @@ def _corner_elements(directions: Array, rng: np.random.Generator) -> Elements:
         full = index == chosen[0]
         parts.append(aligning(directions[index]) if full else aligning(directions[index], (0.0, 1e-8), (1.0,)))
     quaternions = np.concatenate(parts)
-    return Elements.of(quaternions, np.arange(len(quaternions)) % 4 == 3)
+    return context.elements(quaternions, np.arange(len(quaternions)) % 4 == 3)
 
 
 def _corners(searcher: Searcher, rng: np.random.Generator) -> None:
     """The fixed list: special elements at a generic state, a generic element at special states."""
     context = searcher.context
     state = context.states[0]
-    elements = _corner_elements(context.subject.directions(state), rng)
+    elements = _corner_elements(context, context.subject.directions(state), rng)
     searcher.sweep(state, elements, "special rotation")
-    generic = Elements.of(haar(1, rng), True)
+    generic = context.elements(haar(1, rng), True)
     for design in _special_designs(context):
-        special = designed(context.subject, state, design)
+        special = searcher.design(state, design)
         if special is not None:
             searcher.ratio(special, generic, design.label)
 
@@ -190,10 +207,10 @@ def _hypothesis(searcher: Searcher, examples: int) -> None:
         if not quaternion.any():
             quaternion[0, 0] = 1.0
         design = Design(number, shape, exponent, live, size)
-        drawn = designed(context.subject, state, design)
+        drawn = searcher.design(state, design)
         if drawn is None:
             drawn = state
-        ratio = searcher.ratio(drawn, Elements.of(quaternion, inversion), f"search: {design.label}")
+        ratio = searcher.ratio(drawn, context.elements(quaternion, inversion), f"search: {design.label}")
         directions = context.subject.directions(drawn)
         if len(directions):
             unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
@@ -228,7 +245,7 @@ def search(context: Context) -> CheckResult:
     if block is None:
         return summarise("search", Verdict.PASS, [], tally.trials, details)
     verdict = verdict_of(block.error, block.tolerance, context.subject.dtype)
-    message = ""
+    message = f"{tally.refused} chosen inputs skipped: the model raised {tally.refusal}" if tally.refused else ""
     if tally.case is not None:
         context.cases["search"] = tally.case
         message = f"{block.output} {block.irrep} at a chosen case ({tally.label})"

@@ -49,6 +49,8 @@ def rotation(context: Context) -> CheckResult:
 
 def inversion(context: Context) -> CheckResult:
     """The inversion alone: r -> -r and parity signs; with the rotations it generates O(3)."""
+    if not context.parity:
+        raise NotApplicable("parity is not claimed")
     count = 1 if context.subject.fixed else max(1, context.trials // 4)
     return _check(context, "inversion", Elements.of(np.tile([1.0, 0.0, 0.0, 0.0], (count, 1)), True))
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -16,6 +14,7 @@ from ..context import Context
 from ..function_subject import FunctionSubject
 from ..result import CheckResult, Verdict, worst
 from ..runner import run_checks
+from ..workers import in_order
 from .catalogue import CATALOGUE, entry
 from .kinds import Mutant
 from .outcome import KillMatrix, Outcome
@@ -130,23 +129,8 @@ def kill_matrix(
     """
     wanted = list(CATALOGUE) if keys is None else [entry(key).key for key in keys]
     outcomes = []
-    for outcome in _outcomes(wanted, partial(run_entry, seed=seed, trials=trials, search=search), workers):
+    for outcome in in_order(partial(run_entry, seed=seed, trials=trials, search=search), wanted, workers):
         outcomes.append(outcome)
         if progress is not None:
             progress(outcome)
     return KillMatrix(tuple(outcomes))
-
-
-def _outcomes(keys: list[str], run: Callable[[str], Outcome], workers: int) -> Iterator[Outcome]:
-    """Outcomes in order, in this process or in several."""
-    if workers <= 1 or len(keys) < 2:
-        yield from map(run, keys)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as pool:
-        yield from pool.map(run, keys)
-
-
-def _one_thread() -> None:
-    """Processes that share the cores use one thread each."""
-    torch.set_num_threads(1)

@@ -75,7 +75,6 @@ _RULES = {
     "kill_matrix": ("every planted fault is found, no control is flagged", "The verifier itself has lost a check."),
     "self_check": ("the instruments are accurate", "The verifier's own matrices are too noisy to judge anything."),
     "baseline": ("the error does not grow tenfold", "The error is far above that of the baseline report."),
-    "module": ("a module's own error leaves its noise", "This module breaks the symmetry when it is tested alone."),
 }
 
 

@@ -1,0 +1,301 @@
+"""Adapter for ``torch_geometric`` ``Data`` whose fields are declared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tracegrad.errors import VerificationError, did_you_mean
+
+from .adapters import FRAGMENT_BOND, FRAGMENT_DISTANCE, cells, tiled_edges
+from .group import Elements
+from .precision import in_precision
+from .representation import VECTOR, Representation
+from .subject import Leaf, OutputSpec
+from .wigner import Array, Basis
+
+LEVELS = ("node", "edge", "graph", "total")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One tensor of a graph, or one output.
+
+    Args:
+        irreps: its law: e3nn Irreps, their string, or ``"cartesian_points"``.
+        level: what its rows are: ``"node"``, ``"edge"``, ``"graph"`` (one row per graph), or ``"total"`` (a sum over
+            all atoms, which may be one row for a whole batch).
+
+    Raises:
+        VerificationError: the level is none of these.
+    """
+
+    irreps: Any
+    level: str = "node"
+
+    def __post_init__(self) -> None:
+        if self.level not in LEVELS:
+            raise VerificationError(f"Field(..., {self.level!r}): unknown level. {did_you_mean(self.level, LEVELS)}")
+
+
+class DataAdapter:
+    """Adapter for ``torch_geometric`` ``Data`` with declared fields.
+
+    Args:
+        fields: name -> :class:`Field` of every tensor that transforms; ``"cartesian_points"`` are moved, irreps are
+            rotated.
+        outputs: name -> :class:`Field` of what the model returns: a dict with these names, or a tensor or tuple in
+            this order.
+        cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None.
+        cell_shift: name of the (E, 3) integer cell of the second node of every edge, or None.
+        basis: component order of the irreps.
+        rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when nothing
+            does.
+        forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
+    """
+
+    def __init__(
+        self,
+        fields: Mapping[str, Field],
+        outputs: Mapping[str, Field],
+        *,
+        cell: str | None = None,
+        cell_shift: str | None = None,
+        basis: Basis = "e3nn",
+        rebuild: Callable[[Any], Any] | None = None,
+        forward: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        if not fields or not outputs:
+            raise VerificationError("DataAdapter needs at least one field that transforms and one output")
+        self.fields = {name: Representation.parse(f.irreps, basis) for name, f in fields.items()}
+        self.levels = {name: f.level for name, f in fields.items()}
+        self.declared = {name: (Representation.parse(f.irreps, basis), f.level) for name, f in outputs.items()}
+        self.cell, self.cell_shift = cell, cell_shift
+        self.rebuild, self.forward = rebuild, forward
+
+    def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:
+        """See :class:`GraphAdapter`."""
+        for name, law in self.fields.items():
+            value = graph.get(name) if hasattr(graph, "get") else getattr(graph, name, None)
+            if not isinstance(value, Tensor) or not value.is_floating_point() or value.shape[-1] != law.dim:
+                found = (
+                    "nothing"
+                    if value is None
+                    else f"{getattr(value, 'dtype', type(value))} {tuple(getattr(value, 'shape', ()))}"
+                )
+                raise VerificationError(
+                    f"graph field {name!r}: expected floating point with a last axis of {law.dim}, found {found}"
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise VerificationError(f"graph field {name!r} holds NaN or infinity: give a finite graph")
+        self._refuse_stale(graph)
+        if self.num_nodes(graph) == 0:
+            raise VerificationError("the graph has no nodes: an empty graph verifies nothing")
+        return tuple(OutputSpec(name, law, level) for name, (law, level) in self.declared.items())
+
+    def _refuse_stale(self, graph: Any) -> None:
+        """Raise for stored edge vectors of which nothing is said: a rotation would not reach them."""
+        known = {*self.fields, self.cell, self.cell_shift}
+        for key, value in graph.to_dict().items():
+            if self.rebuild is not None or key in known or not isinstance(value, Tensor):
+                continue
+            vectors = value.is_floating_point() and value.ndim == 2 and value.shape[1] == 3
+            if vectors and self._level(graph, key) == "edge":
+                raise VerificationError(
+                    f"graph field {key!r} holds three numbers per edge and is not declared: no rotation would reach "
+                    "it; pass rebuild= when it follows from the positions, else declare it as Field('1x1o', 'edge') "
+                    "(vectors), Field('3x0e', 'edge') (invariants) or cell_shift= (cells)"
+                )
+
+    def _level(self, graph: Any, key: str) -> str:
+        """What the rows of a tensor of the graph are: as declared, else what torch_geometric takes them for."""
+        if key in self.levels:
+            return self.levels[key]
+        if key == "edge_index":
+            return "index"
+        if key in (self.cell, self.cell_shift):
+            return "graph" if key == self.cell else "edge"
+        return "node" if graph.is_node_attr(key) else "edge" if graph.is_edge_attr(key) else "graph"
+
+    def evaluate(self, model: Any, graph: Any) -> list[Tensor]:
+        """See :class:`GraphAdapter`."""
+        result = self.forward(model, graph) if self.forward is not None else model(graph)
+        if isinstance(result, Mapping):
+            missing = [name for name in self.declared if name not in result]
+            if missing:
+                raise VerificationError(f"the model returned {sorted(result)}, but outputs declares {missing}")
+            return [result[name] for name in self.declared]
+        items = list(result) if isinstance(result, (tuple, list)) else [result]
+        if len(items) != len(self.declared):
+            raise VerificationError(
+                f"the model returned {len(items)} output(s), {len(self.declared)} are declared: {list(self.declared)}"
+            )
+        return items
+
+    def num_nodes(self, graph: Any) -> int:
+        """See :class:`GraphAdapter`."""
+        return int(graph.num_nodes)
+
+    def edge_keys(self, graph: Any) -> np.ndarray:
+        """See :class:`GraphAdapter`."""
+        index = graph.edge_index.T.cpu().numpy()
+        shift = graph[self.cell_shift].cpu().numpy() if self.cell_shift else np.zeros((len(index), 3))
+        return np.concatenate([index, shift], axis=1).astype(np.int64)
+
+    def edge_vectors(self, graph: Any) -> Array:
+        """See :class:`GraphAdapter`."""
+        name = next((n for n, law in self.fields.items() if law.kind == "points"), None)
+        if name is None or graph.edge_index is None:
+            return np.zeros((0, 3))
+        points = graph[name].detach().cpu().double().numpy()
+        keys = self.edge_keys(graph)
+        vectors = points[keys[:, 1]] - points[keys[:, 0]]
+        if self.cell and self.cell_shift:
+            vectors = vectors + keys[:, 2:] @ graph[self.cell].detach().cpu().double().numpy().reshape(-1, 3, 3)[0]
+        return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
+
+    def leaves(self, graph: Any) -> list[Leaf]:
+        """See :class:`GraphAdapter`."""
+        found = [
+            Leaf(n, law, graph[n], law.kind == "points" or self.levels[n] == "edge") for n, law in self.fields.items()
+        ]
+        return [*found, Leaf(self.cell, VECTOR, graph[self.cell], given=True)] if self.cell else found
+
+    def with_leaves(self, graph: Any, values: Sequence[Tensor]) -> Any:
+        """See :class:`GraphAdapter`."""
+        changed = graph.clone()
+        for leaf, value in zip(self.leaves(graph), values, strict=True):
+            changed[leaf.name] = value
+        return self._rebuilt(changed)
+
+    def _rebuilt(self, graph: Any) -> Any:
+        return graph if self.rebuild is None else self.rebuild(graph)
+
+    def transform(self, graph: Any, element: Elements) -> Any:
+        """See :class:`GraphAdapter`."""
+        changed = graph.clone()
+        for name, law in self.fields.items():
+            values = graph[name].detach().cpu().double().numpy()
+            changed[name] = torch.from_numpy(np.ascontiguousarray(law.act(values[None], element)[0])).to(graph[name])
+        if self.cell is not None:
+            rotated = graph[self.cell].detach().cpu().double().numpy() @ element.matrix[0].T
+            changed[self.cell] = torch.from_numpy(rotated).to(graph[self.cell])
+        return self._rebuilt(changed)
+
+    def cast(self, graph: Any, dtype: torch.dtype) -> Any:
+        """See :class:`GraphAdapter`."""
+        changed = graph.clone()
+        for key, value in graph.to_dict().items():
+            if isinstance(value, Tensor):
+                changed[key] = in_precision(value, dtype)
+        return self._rebuilt(changed)
+
+    def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
+        """See :class:`GraphAdapter`."""
+        changed, index = graph.clone(), torch.from_numpy(order)
+        for key in graph.to_dict():
+            if self._level(graph, key) == "node":
+                changed[key] = graph[key][index]
+        if graph.edge_index is not None:
+            changed.edge_index = torch.argsort(index)[graph.edge_index]
+        return changed
+
+    def permute_edges(self, graph: Any, rng: np.random.Generator) -> Any | None:
+        """See :class:`GraphAdapter`; None when two edges cannot be told apart."""
+        if graph.edge_index is None:
+            return None
+        keys = self.edge_keys(graph)
+        if len(np.unique(keys, axis=0)) != len(keys):
+            return None
+        return self._with_edges(graph, torch.from_numpy(rng.permutation(len(keys))))
+
+    def _with_edges(self, graph: Any, edges: Tensor) -> Any:
+        changed = graph.clone()
+        for key in graph.to_dict():
+            if key == "edge_index":
+                changed.edge_index = graph.edge_index[:, edges]
+            elif self._level(graph, key) == "edge":
+                changed[key] = graph[key][edges]
+        return changed
+
+    def batch(self, graphs: Sequence[Any]) -> Any | None:
+        """See :class:`GraphAdapter`."""
+        from torch_geometric.data import Batch
+
+        return Batch.from_data_list(list(graphs))
+
+    def with_fragment(self, graph: Any) -> Any | None:
+        """See :class:`GraphAdapter`; edge features of the fragment are those of the first edge."""
+        if graph.edge_index is None or graph.edge_index.shape[1] == 0:
+            return None
+        n, changed = self.num_nodes(graph), graph.clone()
+        for key in graph.to_dict():
+            value = graph[key]
+            if key == "edge_index":
+                changed.edge_index = torch.cat([value, torch.tensor([[n, n + 1], [n + 1, n]]).to(value)], dim=1)
+            elif self._level(graph, key) == "node":
+                changed[key] = torch.cat([value, value[:1], value[-1:]])
+            elif self._level(graph, key) == "edge":
+                changed[key] = torch.cat([value, value[:1], value[:1]])
+        for key, law in self.fields.items():
+            if law.kind == "points" and self.levels[key] == "node":
+                far = torch.tensor([[FRAGMENT_DISTANCE, 0.0, 0.0]]).to(graph[key])
+                changed[key][n:] = torch.cat([far, far + torch.tensor([FRAGMENT_BOND]).to(far)])
+        if "num_nodes" in graph:
+            changed.num_nodes = n + 2
+        return self._rebuilt(changed)
+
+    def tile(self, graph: Any, repeats: tuple[int, int, int]) -> Any | None:
+        """See :class:`GraphAdapter`; needs the cell and the cell shifts of the edges."""
+        if self.cell is None or self.cell_shift is None:
+            return None
+        changed, count, n = graph.clone(), int(np.prod(repeats)), self.num_nodes(graph)
+        keys = tiled_edges(self.edge_keys(graph), n, repeats)
+        lattice = graph[self.cell].reshape(-1, 3, 3)[0]
+        for key in graph.to_dict():
+            if self._level(graph, key) in ("node", "edge"):
+                changed[key] = torch.cat([graph[key]] * count)
+        changed.edge_index = torch.from_numpy(keys[:, :2].T.copy())
+        changed[self.cell_shift] = torch.from_numpy(keys[:, 2:].copy()).to(graph[self.cell_shift])
+        for key, law in self.fields.items():
+            if law.kind == "points":
+                offsets = torch.from_numpy(np.repeat(cells(repeats), n, axis=0)).to(lattice) @ lattice
+                changed[key] = changed[key] + offsets
+        changed[self.cell] = (torch.tensor(repeats).to(lattice)[:, None] * lattice).reshape(graph[self.cell].shape)
+        if "num_nodes" in graph:
+            changed.num_nodes = n * count
+        return self._rebuilt(changed)
+
+    def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
+        """See :class:`GraphAdapter`."""
+        if graph.edge_index is None:
+            return None
+        place = graph.edge_index.new_full((self.num_nodes(graph),), -1)
+        place[sorted(nodes)] = torch.arange(len(nodes)).to(place)
+        changed = self._with_edges(graph, (place[graph.edge_index] >= 0).all(0))
+        changed.edge_index = place[changed.edge_index]
+        for key in graph.to_dict():
+            if self._level(graph, key) == "node":
+                changed[key] = graph[key][sorted(nodes)]
+        if "num_nodes" in graph:
+            changed.num_nodes = len(nodes)
+        return self._rebuilt(changed) if changed.edge_index.shape[1] else None
+
+    def blocks(self, model: Any, graph: Any) -> Mapping[tuple[int, ...], np.ndarray] | None:
+        """None: a plain graph has no Hamiltonian."""
+        return None
+
+    def source(self, graph: Any) -> str:
+        """See :class:`GraphAdapter`."""
+        from .replay import MAX_PRINTED, tensor_source
+
+        tensors = {k: v for k, v in graph.to_dict().items() if isinstance(v, Tensor)}
+        if sum(v.numel() for v in tensors.values()) > 4 * MAX_PRINTED:
+            return ""
+        body = "".join(f"    {name}={tensor_source(value)},\n" for name, value in tensors.items())
+        return f"from torch_geometric.data import Data\n\ngraph = Data(\n{body})\n"

@@ -94,6 +94,8 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = make_network(config.model, DataSummary.of(data))
+    if dtype == torch.float64:
+        model.double()  # before it is given numbers that float32 would round
     structures = data.train[: config.data.num_train or None]
     targets = cast(TargetLayout, model.targets)
     graphs = build_graphs(structures, targets, dtype=dtype, device=device)

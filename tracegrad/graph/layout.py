@@ -47,7 +47,8 @@ class TargetLayout:
     """Irreps, masks and symmetries of the predicted Hamiltonian.
 
     Channels are ordered pairs of shells, identified over all elements by degree and number (the target channels of
-    DeepH-E3, arXiv:2210.13955); an element pair that lacks a shell is masked there.
+    DeepH-E3, arXiv:2210.13955); an element pair that lacks a shell is masked there. Tensors are kept and made outside
+    inference mode, so that a layout first used for a prediction can be trained with.
 
     Args:
         orbitals: degrees of the shells of every element, ``{Z: (l, ...)}``.
@@ -111,12 +112,14 @@ class TargetLayout:
         return tuple(slices)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_block(self) -> Tensor:
         """Block of every component of the irreps vector, ``(dim,)``."""
         lengths = torch.tensor([s.stop - s.start for s in self.channel_slices])
         return torch.repeat_interleave(torch.arange(self.num_channels), lengths)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_scale(self) -> Tensor:
         """``t = scale * t_DeepH-E3`` per irrep: DeepH-E3's components are larger by ``sqrt(2l+1)`` for the orbital
         coupling, and by ``sqrt(2L+1)`` for the coupling of a triplet (docs/conventions.md).
@@ -134,6 +137,7 @@ class TargetLayout:
         return FrameLayout(self.irreps)
 
     @cached_property
+    @torch.inference_mode(False)
     def partner(self) -> tuple[Tensor, Tensor]:
         """Hermitian partner in the global frame: ``t(j, i, -R)[c] = sign[c] * t(i, j, R)[index[c]]``."""
         position = {channel: k for k, channel in enumerate(self.channels)}
@@ -148,6 +152,7 @@ class TargetLayout:
         return index, sign
 
     @cached_property
+    @torch.inference_mode(False)
     def frame_partner(self) -> tuple[Tensor, Tensor]:
         """The partner in the frames of the edges: ``flat(j, i, -R)[c] = sign[c] * flat(i, j, R)[index[c]]``."""
         position, component_sign = self.frame.component_index
@@ -158,12 +163,14 @@ class TargetLayout:
         return index, sign
 
     @cached_property
+    @torch.inference_mode(False)
     def partner_block(self) -> Tensor:
         """Index of the transposed block of every block, ``(n_blocks,)``."""
         position = {channel: k for k, channel in enumerate(self.channels)}
         return torch.tensor([position[channel.partner] for channel in self.channels])
 
     @cached_property
+    @torch.inference_mode(False)
     def block_mask(self) -> Tensor:
         """Blocks that a pair of species has, ``(S * S, n_blocks)`` boolean; row ``a * S + b``."""
         rows = []
@@ -174,6 +181,7 @@ class TargetLayout:
         return torch.tensor(rows)
 
     @cached_property
+    @torch.inference_mode(False)
     def block_elements(self) -> Tensor:
         """Number of matrix elements of every block (complex ones count once), ``(n_blocks,)``."""
         spins = 4 if self.spinful else 1

@@ -34,7 +34,8 @@ class FrameLayout:
     """Order of the channels of some irreps, and of their components, in the frame of an edge.
 
     Channels are sorted by degree, natural parity first, otherwise in the order of ``irreps``; the channels of the
-    ``m``-th block are then the last ``widths[m]`` of all channels.
+    ``m``-th block are then the last ``widths[m]`` of all channels. Tensors are kept and made outside inference mode, so
+    that a layout first used for a prediction can be trained with.
 
     Args:
         irreps: e3nn irreps, simplified or not; components ``m = -l .. l`` with ``z`` polar.
@@ -84,6 +85,7 @@ class FrameLayout:
         return FrameLayout(Irreps([(2 * mul, ir) for mul, ir in self.sorted_irreps]))
 
     @cached_property
+    @torch.inference_mode(False)
     def component_index(self) -> tuple[Tensor, Tensor]:
         """Position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``."""
         position, sign = [], []
@@ -96,12 +98,14 @@ class FrameLayout:
         return torch.tensor(position, dtype=torch.long), torch.tensor(sign, dtype=torch.float64)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_channel(self) -> Tensor:
         """Channel of every component of the flat frame vector, ``(dim,)``."""
         rows = [torch.arange(self.starts[m], self.num_channels) for m in range(self.lmax + 1)]
         return torch.cat([r if m == 0 else r.repeat(2) for m, r in enumerate(rows)])
 
     @cached_property
+    @torch.inference_mode(False)
     def reversal_signs(self) -> Tensor:
         """Signs that the reversal of the edge gives to the components of the flat frame vector, ``(dim,)``.
 

@@ -117,14 +117,17 @@ class BatchOrder:
         """Steps in which every structure is used once."""
         return math.ceil(self.num_graphs / (self.batch_size * self.world_size))
 
-    def indices(self, step: int) -> list[int]:
-        """Structures of a step, counted from the start of the run, in this process."""
+    def joint(self, step: int) -> list[int]:
+        """Structures of a step, counted from the start of the run, in all processes."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_graphs)
         size = self.batch_size * self.world_size
-        chosen = order[position * size : (position + 1) * size]
-        mine = chosen[self.rank :: self.world_size]
-        return [int(k) for k in (mine if len(mine) else chosen[:1])]
+        return [int(k) for k in order[position * size : (position + 1) * size]]
+
+    def indices(self, step: int) -> list[int]:
+        """Structures of a step in this process."""
+        chosen = self.joint(step)
+        return chosen[self.rank :: self.world_size] or chosen[:1]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -161,20 +162,19 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
     """Choose the final weights and save them."""
     supervisor, model = run.supervisor, run.module.model
     best, last = supervisor.best, supervisor.history[-1]
-    use_best = config.training.select == "best" and best is not None and best.step > 0
+    if config.training.select == "best" and best is not None and best.step > 0:
+        supervisor.take_best(model)
+    step, loss = supervisor.held
     info = {
         "steps": int(last["step"]),
         "epochs": float(last["epoch"]),
         "train_seconds": float(supervisor.seconds),
-        "selected_step": best.step if use_best and best is not None else int(last["step"]),
-        "val_loss": best.loss if use_best and best is not None else last.get("val_loss"),
+        "selected_step": step,
+        "val_loss": loss if math.isfinite(loss) else None,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": device_name(choose_device(config.training.device)),
         "git_commit": git_commit(),
     }
-    if use_best and best is not None:
-        best.restore_weights(model)
-        supervisor.average.load_state_dict(best.average)
     if process_rank() == 0:
         with supervisor.average.applied():
             cutoff = longest_pair(run.module.batches.graphs)

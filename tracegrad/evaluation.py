@@ -131,12 +131,12 @@ def run_and_record(
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
     record_file = Path(out) / RECORD_FILE
-    if process_rank() > 0:
+    if process_rank(config.training) > 0:
         return {}
     if resume and record_file.is_file():
         return read_record(record_file)
     model, _, rest = load_checkpoint(checkpoint)
-    metrics = evaluate_dataset(model.to(choose_device(config.training.device)), data)
+    metrics = evaluate_dataset(model.to(choose_device(config.training)), data)
     if baseline is not None:
         metrics = relative_to_baseline(metrics, baseline["metrics"])
     record = make_record(config, data, metrics, rest["info"])

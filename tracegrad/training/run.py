@@ -80,7 +80,7 @@ def train(
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         check_budget(config)
-        run = prepare(config, data, choose_device(config.training.device, config.training.cuda_graphs), folder)
+        run = prepare(config, data, choose_device(config.training), folder)
         fit(run, config, folder, quiet=quiet)
         return _save_final(run, config, data, folder)
 
@@ -138,7 +138,7 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
     state = folder / RESUME_FILE
     with quiet_lightning():
         trainer = lightning.Trainer(
-            accelerator=choose_device(training.device).type,
+            accelerator=choose_device(training).type,
             devices=training.devices,
             num_nodes=training.nodes,
             strategy="ddp" if training.devices * training.nodes > 1 else "auto",
@@ -172,10 +172,10 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
         "selected_step": step,
         "val_loss": loss if math.isfinite(loss) else None,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "device": device_name(choose_device(config.training.device)),
+        "device": device_name(choose_device(config.training)),
         "git_commit": git_commit(),
     }
-    if process_rank() == 0:
+    if process_rank(config.training) == 0:
         with supervisor.average.applied():
             cutoff = longest_pair(run.module.batches.graphs)
             save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data, cutoff), info)

@@ -52,6 +52,17 @@ def test_nan_stops_the_run_with_the_batch_named_after_the_returns(
     assert not (tmp_path / "run" / "final.ckpt").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_nan_at_the_first_step_is_named_with_every_optimiser(
+    optimizer: str, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = dataset.train[BatchOrder(num_graphs=4, batch_size=1, seed=tiny().training.seed).indices(0)[0]].name
+    spoil(monkeypatch, first)
+    config = tiny(training={"optimizer": optimizer, "max_nan_reverts": 0})
+    with pytest.raises(TrainingError, match=f"at step 1, batch: {first}, "):
+        train(config, tmp_path / "run", quiet=True, dataset=dataset)
+
+
 def test_nan_is_survived_by_going_back(
     tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,23 +17,13 @@ from tracegrad.graph import PairChunks, TargetLayout, build_graph, structure_pai
 from tracegrad.graph.chunks import Pairs
 from tracegrad.model import predict_blocks, predict_in_chunks
 from tracegrad.model.chunked import Progress, frame_degree, why_not_chunked
-from tracegrad.physics import (
-    energies_at,
-    fermi_level,
-    gaussian_overlap,
-    is_gaussian_basis,
-    k_mesh,
-    mesh_for,
-    overlap_of_pairs,
-    valence_electrons,
-)
+from tracegrad.physics import computed_fermi_level, gaussian_overlap, is_gaussian_basis, overlap_of_pairs
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FERMI_LIMIT = 1500  # orbitals (times two with spin) above which the Fermi level is not computed
 WHOLE_EDGES = 100_000  # directed edges that are predicted at once; they take about 2 GB
 CHUNK_EDGES = 20_000  # directed edges in a chunk, where nobody asks for another number
 
@@ -319,16 +309,4 @@ def _fermi(structure: Structure, given: float | None) -> tuple[float | None, str
     """Fermi level in eV, and where it came from."""
     if given is not None:
         return float(given), "given"
-    if structure.overlap is None:
-        return None, "not known: there is no overlap"
-    electrons = valence_electrons(structure)
-    if electrons is None:
-        return None, "not known: the basis does not tell the number of electrons"
-    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
-    if size > FERMI_LIMIT:
-        return None, f"not known: {size} orbitals are more than {FERMI_LIMIT}, which would take long"
-    mesh = mesh_for(structure)
-    energies = energies_at(structure, k_mesh(mesh))
-    level = fermi_level(energies, electrons, structure.spinful)
-    points = "x".join(map(str, mesh))
-    return level, f"computed from the predicted H and S, {electrons} electrons, {points} k-points, 300 K"
+    return computed_fermi_level(structure)

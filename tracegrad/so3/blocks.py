@@ -62,7 +62,7 @@ def block_to_irreps(
         (..., dim of the irreps) real, in the unit of the block, with the same sum of squares.
 
     Raises:
-        DataError: the shape of the blocks, or real against complex, does not fit.
+        DataError: the shape of the blocks, or real against complex, does not fit, or they are integers.
     """
     _check_block(block, l1, l2, spinful)
     if spinful:
@@ -90,15 +90,15 @@ def irreps_to_block(
         (..., 2l1+1, 2l2+1) real, or spinful (..., 2, 2, 2l1+1, 2l2+1) complex.
 
     Raises:
-        DataError: the last axis has another length, or the vector is complex.
+        DataError: the last axis has another length, or the vector is complex or of integers.
     """
-    matrix = _change_of_basis(
-        l1, l2, spinful, spinful and time_reversal, irreps_vector.real.dtype, irreps_vector.device
-    )
-    if irreps_vector.shape[-1:] != matrix.shape[:1] or irreps_vector.is_complex():
+    if not irreps_vector.is_floating_point():
+        raise DataError(f"expected a vector of real floating-point numbers, found {irreps_vector.dtype}; convert it")
+    matrix = _change_of_basis(l1, l2, spinful, spinful and time_reversal, irreps_vector.dtype, irreps_vector.device)
+    if irreps_vector.shape[-1:] != matrix.shape[:1]:
         raise DataError(
             f"expected a real vector of {matrix.shape[0]} components for l1 = {l1}, l2 = {l2}, spinful = {spinful}, "
-            f"time_reversal = {time_reversal}, found shape {tuple(irreps_vector.shape)} of {irreps_vector.dtype}"
+            f"time_reversal = {time_reversal}, found shape {tuple(irreps_vector.shape)}"
         )
     flat = irreps_vector @ matrix
     if not spinful:
@@ -189,8 +189,9 @@ def component_factors(l1: int, l2: int, spinful: bool = False, time_reversal: bo
 def _check_block(block: torch.Tensor, l1: int, l2: int, spinful: bool) -> None:
     """Refuse blocks of another shape or kind than (l1, l2, spinful) asks for."""
     expected = ((2, 2) if spinful else ()) + (2 * l1 + 1, 2 * l2 + 1)
-    if tuple(block.shape[-len(expected) :]) != expected or block.is_complex() != spinful:
-        kind = "complex" if spinful else "real"
+    fits = block.is_complex() if spinful else block.is_floating_point()
+    if tuple(block.shape[-len(expected) :]) != expected or not fits:
+        kind = "complex" if spinful else "real floating-point"
         raise DataError(
             f"expected {kind} blocks of shape (..., {', '.join(map(str, expected))}) for l1 = {l1}, l2 = {l2}, "
             f"spinful = {spinful}, found shape {tuple(block.shape)} of {block.dtype}"

@@ -15,8 +15,8 @@ from tracegrad.data.blocks import concatenate
 from tracegrad.errors import CheckpointError, ConfigError, DataError
 from tracegrad.graph import PairChunks, TargetLayout, build_graph, structure_pairs
 from tracegrad.graph.chunks import Pairs
-from tracegrad.model import predict_blocks, predict_in_chunks
-from tracegrad.model.chunked import Progress, frame_degree, why_not_chunked
+from tracegrad.model import frame_degree, predict_blocks, predict_in_chunks
+from tracegrad.model.chunked import Progress, why_not_chunked
 from tracegrad.physics import computed_fermi_level, gaussian_overlap, is_gaussian_basis, overlap_of_pairs
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
@@ -139,7 +139,9 @@ class Predictor:
         parameter, targets = next(self.model.parameters()), cast(TargetLayout, self.model.targets)
         if plan.chunk_edges is None:
             cutoff = plan.overlap.cutoff if plan.overlap.blocks is None else None
-            graph: Any = build_graph(plan.structure, targets, r_max=cutoff, dtype=parameter.dtype)
+            graph: Any = build_graph(
+                plan.structure, targets, r_max=cutoff, lmax=frame_degree(self.model), dtype=parameter.dtype
+            )
             yield predict_blocks(self.model, graph.to(parameter.device)).hermitian_part()
             return
         chunks = PairChunks(
@@ -285,7 +287,7 @@ def predict_like(structure: Structure, checkpoint: str | Path | Predictor) -> tu
     """
     predictor = checkpoint if isinstance(checkpoint, Predictor) else Predictor.load(checkpoint)
     parameter, targets = next(predictor.model.parameters()), cast(TargetLayout, predictor.model.targets)
-    graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+    graph: Any = build_graph(structure, targets, lmax=frame_degree(predictor.model), dtype=parameter.dtype)
     return predictor.setting, predict_blocks(predictor.model, graph.to(parameter.device)).hermitian_part()
 
 

@@ -19,6 +19,7 @@ import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
+from tracegrad.errors import DataError
 from tracegrad.so3.rotations import wigner_D, wigner_D_from_angles
 
 FrameBlocks = list[Tensor]
@@ -209,7 +210,16 @@ class EdgeFrames:
         return any(D.requires_grad for D in self.wigner)
 
     def matrix(self, l: int, natural: bool) -> Tensor:
-        """Matrices of degree ``l``, made once for unnatural parity."""
+        """Matrices of degree ``l``, made once for unnatural parity.
+
+        Raises:
+            DataError: the frames do not reach that degree.
+        """
+        if l >= len(self.wigner):
+            raise DataError(
+                f"expected frames up to degree {l}, found them up to {len(self.wigner) - 1}; build the graph with "
+                f"lmax={l} or more"
+            )
         if natural:
             return self.wigner[l]
         if l not in self._unnatural:

@@ -22,13 +22,19 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def build_graphs(
-    structures: Sequence[Structure], layout: TargetLayout, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    structures: Sequence[Structure],
+    layout: TargetLayout,
+    *,
+    lmax: int | None = None,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
 ) -> list[Data]:
     """Graphs with targets of all structures; each is computed once, in float64, then cast and moved.
 
     Args:
         structures: with Hamiltonians.
         layout: which blocks are predicted.
+        lmax: largest degree of the frames, as in :func:`tracegrad.graph.build_graph`.
         dtype: precision of the training.
         device: where the graphs stay during training.
 
@@ -41,7 +47,7 @@ def build_graphs(
     for structure in structures:
         if structure.hamiltonian is None:
             raise DataError(f"{structure.name}: expected a Hamiltonian to learn from, found none")
-        graphs.append(build_graph(structure, layout, dtype=dtype).to(device))
+        graphs.append(build_graph(structure, layout, lmax=lmax, dtype=dtype).to(device))
     return graphs
 
 

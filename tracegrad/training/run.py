@@ -19,6 +19,7 @@ from tracegrad.config import Config, check_budget
 from tracegrad.data import Dataset, load_dataset
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
+from tracegrad.model import frame_degree
 from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
@@ -99,8 +100,10 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
         model.double()  # before it is given numbers that float32 would round
     structures = data.train[: config.data.num_train or None]
     targets = cast(TargetLayout, model.targets)
-    graphs = build_graphs(structures, targets, dtype=dtype, device=device)
-    val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
+    graphs, val_graphs = (
+        build_graphs(part, targets, lmax=frame_degree(model), dtype=dtype, device=device)
+        for part in (structures, data.val)
+    )
     if training.start_from:
         start_from(training.start_from, model, DataSummary.of(data))
     else:

@@ -216,8 +216,8 @@ class Predictor:
         return Overlap(given, False, str(choice), _longest(structure, given))
 
     def _given(self, structure: Structure, overlap: Blocks, r_max: float | None) -> Blocks:
-        """A given overlap; its pairs are those to be predicted, so none may be longer than in training."""
-        structure = replace(structure, overlap=overlap)
+        """A given overlap, checked; its pairs are those to be predicted, so none may be longer than in training."""
+        structure = replace(structure, overlap=overlap).validate("the given overlap")
         if r_max is not None:
             lengths = np.linalg.norm(structure.edge_vectors(overlap), axis=1)
             return overlap.select(np.flatnonzero(lengths <= self._cutoff(r_max)))

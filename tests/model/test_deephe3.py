@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tracegrad.errors import DataError
 from tracegrad.graph import graph_from_pairs
 from tracegrad.model import Induction, NetworkSizes, predict_blocks
 from tracegrad.so3 import random_rotation, wigner_D, wigner_D_irreps
@@ -219,3 +220,17 @@ def test_forces_on_a_vertical_pair_are_those_on_a_tilted_one(layout: Maker, grap
     vertical, tilted = forces(torch.eye(3, dtype=torch.float64)), forces(R)
     assert torch.allclose(vertical @ R.T, tilted, rtol=0, atol=1e-10 * float(tilted.abs().max()))
     assert not torch.allclose(vertical, tilted, rtol=0, atol=1e-2 * float(tilted.abs().max()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_prediction_that_fails_leaves_the_mode_of_the_network(
+    training: bool, layout: Maker, graph: Maker, network: Maker
+) -> None:
+    targets = layout("MG")
+    model, structure = network(targets).train(training), graph(targets)
+    predict_blocks(model, structure)
+    assert model.training == training
+    structure.wigner = structure.wigner[:1]
+    with pytest.raises(DataError, match="build the graph with lmax"):
+        predict_blocks(model, structure)
+    assert model.training == training

@@ -14,7 +14,7 @@ from torch import Tensor
 from tracegrad.errors import DataError
 from tracegrad.so3.blocks import hermitian_signs
 from tracegrad.so3.frames import FrameLayout
-from tracegrad.so3.irreps import OrbitalBasis, block_irreps, channel_parts
+from tracegrad.so3.irreps import OrbitalBasis, block_irreps, channel_parts, shell_name
 
 if TYPE_CHECKING:
     from tracegrad.data import Dataset, Structure
@@ -35,7 +35,7 @@ class Channel:
     @property
     def name(self) -> str:
         """Label of the block, such as ``"s1-p2"``."""
-        return "-".join("spdfghiklm"[l] + str(n) for l, n in (self.row, self.column))
+        return f"{shell_name(*self.row)}-{shell_name(*self.column)}"
 
     @property
     def partner(self) -> Channel:
@@ -72,8 +72,8 @@ class TargetLayout:
         channels: dict[Channel, None] = {}
         for a in self.elements:
             for b in self.elements:
-                for row in numbered_shells(self.orbitals[a]):
-                    for column in numbered_shells(self.orbitals[b]):
+                for row in OrbitalBasis(self.orbitals[a]).numbered:
+                    for column in OrbitalBasis(self.orbitals[b]).numbered:
                         channels.setdefault(Channel(row, column))
         return tuple(channels)
 
@@ -176,8 +176,7 @@ class TargetLayout:
         rows = []
         for a in self.elements:
             for b in self.elements:
-                shells_a, shells_b = set(numbered_shells(self.orbitals[a])), set(numbered_shells(self.orbitals[b]))
-                rows.append([c.row in shells_a and c.column in shells_b for c in self.channels])
+                rows.append([self.block_position(channel, a, b) is not None for channel in self.channels])
         return torch.tensor(rows)
 
     @cached_property
@@ -191,10 +190,10 @@ class TargetLayout:
         """Rows and columns of a block in the matrix of the elements ``a`` and ``b``, or None where they lack it."""
         position = []
         for Z, shell in ((a, channel.row), (b, channel.column)):
-            shells = numbered_shells(self.orbitals[Z])
-            if shell not in shells:
+            basis = OrbitalBasis(self.orbitals[Z])
+            if shell not in basis.numbered:
                 return None
-            position.append(OrbitalBasis(self.orbitals[Z]).slices[shells.index(shell)])
+            position.append(basis.slices[basis.numbered.index(shell)])
         return position[0], position[1]
 
     def species(self, numbers: Iterable[int], name: str = "structure") -> Tensor:
@@ -243,8 +242,3 @@ class TargetLayout:
         return cls(
             {int(Z): shells for Z, shells in orbitals.items()}, bool(record["spinful"]), bool(record["time_reversal"])
         )
-
-
-def numbered_shells(shells: Sequence[int]) -> list[tuple[int, int]]:
-    """Shells as ``(l, n)``: the ``n``-th shell of degree ``l``, counted from 1."""
-    return [(l, sum(1 for other in shells[:k] if other == l) + 1) for k, l in enumerate(shells)]

@@ -159,33 +159,6 @@ def time_reversal_signs(l1: int, l2: int) -> torch.Tensor:
     return torch.tensor(signs, dtype=torch.float64)
 
 
-def component_factors(l1: int, l2: int, spinful: bool = False, time_reversal: bool = False) -> torch.Tensor:
-    r"""Ratio of DeepH-E3's component-normalised irreps of a block to ours (arXiv:2210.13955, its public code).
-
-    .. math:: t^{E3}_{lm} = \sqrt{2l+1}\; t_{lm}, \qquad u^{E3}_{LM} = \sqrt{(2l+1)(2L+1)}\; u_{LM}
-
-    The second form holds for triplet channels of degree L coupled from the orbital degree l.
-
-    Args:
-        l1: degree of the row shell.
-        l2: degree of the column shell.
-        spinful: see `block_irreps`.
-        time_reversal: see `block_irreps`.
-
-    Returns:
-        (dim of `block_irreps`,) float64.
-
-    Raises:
-        DataError: a degree is negative.
-    """
-    squares: list[int] = []
-    for part in channel_parts(l1, l2, spinful, time_reversal):
-        coupled = part.degrees if part.triplet else (0,) * len(part.degrees)
-        values = [(2 * l + 1) * (2 * L + 1) for l, L in zip(part.orbital_degrees, coupled, strict=True)]
-        squares += expand_channels(values, part.degrees)
-    return torch.tensor(squares, dtype=torch.float64).sqrt()
-
-
 def _check_block(block: torch.Tensor, l1: int, l2: int, spinful: bool) -> None:
     """Refuse blocks of another shape or kind than (l1, l2, spinful) asks for."""
     expected = ((2, 2) if spinful else ()) + (2 * l1 + 1, 2 * l2 + 1)

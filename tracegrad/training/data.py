@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +15,7 @@ from tracegrad.data import Structure
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph, collate
 from tracegrad.model.output import OutputTransform
-from tracegrad.so3 import random_rotation, wigner_D
+from tracegrad.so3 import random_rotation
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
@@ -70,25 +69,6 @@ def label_residual(graphs: Sequence[Data], output: OutputTransform) -> None:
         residual[:, : output.num_pole] -= output.reference_pole(graph, len(residual)).to(residual)
         label = torch.zeros_like(graph.target_trace)
         graph.target_trace = label.index_add_(1, block.to(label.device), residual.square()) * graph.trace_mask
-
-
-def rotated(graph: Data, rotation: Tensor) -> Data:
-    """The graph of the rotated structure; its targets, in the frames of the edges, are the same.
-
-    The frames turn with the edges, so each Wigner matrix D(Q^T) becomes D(Q^T) D(R^T).
-
-    Args:
-        graph: graph or batch; it is not changed.
-        rotation: (3, 3) proper rotation of (x, y, z).
-    """
-    turned = copy(graph)
-    for name in ("positions", "cell", "edge_vectors"):
-        turned[name] = graph[name] @ rotation.T.to(graph[name])
-    turned.wigner = []
-    for l, matrices in enumerate(graph.wigner):
-        rows = [l, *(l + sign * m for m in range(1, l + 1) for sign in (1, -1))]  # the order of the frames
-        turned.wigner.append(matrices @ wigner_D(l, rotation)[rows][:, rows].T.to(matrices))
-    return turned
 
 
 def step_rotation(seed: int, step: int) -> Tensor:

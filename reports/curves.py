@@ -96,7 +96,7 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
 
     Args:
         source: JSON with ``dataset``, ``structure``, ``k`` (position along the path, n), ``ticks`` ([position, label]),
-            ``fermi_energy_eV``, ``dft`` (n × bands, eV) and ``predicted`` ({setting: n × bands, eV}).
+            ``fermi_energy_eV`` (null: not known), ``dft`` (n × bands, eV) and ``predicted`` ({setting: n × bands, eV}).
         folder: where the files go; it must exist.
 
     Returns:
@@ -108,9 +108,9 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
     try:
         content = json.loads(source.read_bytes())
         k = np.asarray(content["k"], dtype=float)
-        fermi = float(content["fermi_energy_eV"])
+        fermi = None if content["fermi_energy_eV"] is None else float(content["fermi_energy_eV"])
         bands = {"DFT": content["dft"], **content["predicted"]}
-        energies = {name: np.asarray(values, dtype=float) - fermi for name, values in bands.items()}
+        energies = {name: np.asarray(values, dtype=float) - (fermi or 0.0) for name, values in bands.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{source}: expected a band file, found {error!r}; make it again") from error
     figure = Figure(figsize=(5.0, 3.8), layout="constrained")
@@ -127,8 +127,9 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
     axis.set_xticks([tick[0] for tick in ticks], [str(tick[1]) for tick in ticks])
     axis.grid(axis="x", lw=0.5, color="#BBBBBB")
     axis.set_xlim(k[0], k[-1])
-    axis.set_ylim(-4.0, 4.0)
-    axis.set_ylabel("E − E_F (eV)", fontsize=9)
+    centre = float(np.median(next(iter(energies.values())))) if fermi is None else 0.0
+    axis.set_ylim(centre - 4.0, centre + 4.0)
+    axis.set_ylabel("E (eV)" if fermi is None else "E − E_F (eV)", fontsize=9)
     axis.set_title(f"{content['dataset']}, {content['structure']}", fontsize=10, loc="left")
     axis.legend(frameon=False, fontsize=8, loc="upper right")
     return save_figure(figure, folder, source.stem)

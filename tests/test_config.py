@@ -106,6 +106,12 @@ def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides
     ("override", "message"),
     [
         ("learnin_rate=1", r"unknown key 'learnin_rate'. Did you mean 'learning_rate'"),
+        ("hidden_irreps=foo", r"hidden_irreps: expected irreps of degrees 0 to 12 such as .* found 'foo'"),
+        ("hidden_irreps=4x0e+", r"hidden_irreps: expected irreps"),
+        ("hidden_irreps=4x0e+2x13o", r"hidden_irreps: expected irreps of degrees 0 to 12"),
+        ("hidden_irreps=4x1o+2x2e", r"hidden_irreps: expected scalars 0e"),
+        ("hidden_irreps=0x0e+4x1o", r"hidden_irreps: expected scalars 0e"),
+        ("embed_dim=1", r"embed_dim: expected a number at least 2"),
         ("model.hiden_irreps=1x0e", r"Did you mean 'model.hidden_irreps'"),
         ("epochs", "expected key=value"),
         ("epochs=1.5", "training.epochs: expected int, found float"),
@@ -122,6 +128,10 @@ def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides
         ("weight_decay=0.1 optimizer=adam", "needs training.optimizer 'adamw' or 'soap'"),
         ("max_steps=0", "no budget"),
         ("setting=HarmoSE hermitian=false", "needs model.hermitian true"),
+        (
+            "setting=HarmoSE harmose_width=10",
+            "harmose_width: expected a multiple of model.harmose_heads, found 10 for 4",
+        ),
         ("epochs=[", "cannot read the value"),
     ],
 )
@@ -204,4 +214,9 @@ def test_every_option_has_a_meaning() -> None:
 def test_settings_are_those_that_can_be_built() -> None:
     from tracegrad.model.build import SETTINGS as buildable
 
-    assert set(buildable) <= set(SETTINGS)
+    assert set(buildable) == set(SETTINGS)
+
+
+@pytest.mark.parametrize("irreps", ["0e", " 4x0e + 2x1o", "2x12e+1x0o+8x0e", "0x1o+1x0e"])
+def test_irreps_of_any_order_and_degree_are_accepted(irreps: str) -> None:
+    assert config_from_dict({"model": {"hidden_irreps": irreps}}).model.hidden_irreps == irreps

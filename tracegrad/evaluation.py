@@ -16,7 +16,7 @@ from tracegrad.data import Blocks, Dataset, Structure, load_dataset
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph
 from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
-from tracegrad.model import predict_blocks
+from tracegrad.model import frame_degree, predict_blocks
 from tracegrad.physics import physics_metrics
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
 from tracegrad.training.device import choose_device, process_rank
@@ -49,7 +49,7 @@ def evaluate_physics(model: nn.Module, structures: Sequence[Structure]) -> dict[
 def _predicted(model: nn.Module, structure: Structure) -> Blocks:
     """Hamiltonian on exactly the pairs of the structure's own."""
     parameter, targets = next(model.parameters()), cast(TargetLayout, model.targets)
-    graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+    graph: Any = build_graph(structure, targets, lmax=frame_degree(model), dtype=parameter.dtype)
     with torch.inference_mode():
         return predict_blocks(model, graph.to(parameter.device))
 
@@ -131,12 +131,12 @@ def run_and_record(
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
     record_file = Path(out) / RECORD_FILE
-    if process_rank() > 0:
+    if process_rank(config.training) > 0:
         return {}
     if resume and record_file.is_file():
         return read_record(record_file)
     model, _, rest = load_checkpoint(checkpoint)
-    metrics = evaluate_dataset(model.to(choose_device(config.training.device)), data)
+    metrics = evaluate_dataset(model.to(choose_device(config.training)), data)
     if baseline is not None:
         metrics = relative_to_baseline(metrics, baseline["metrics"])
     record = make_record(config, data, metrics, rest["info"])

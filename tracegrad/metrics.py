@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.blocks import match_keys
 from tracegrad.errors import DataError
+from tracegrad.so3 import OrbitalBasis
 
 MEV = 1000.0  # meV per eV
 DISTANCE_BIN = 0.5  # Å, width of the distance bins
-LETTERS = "spdfghi"
 BASELINE = "DeepHE3"
 
 FloatArray = NDArray[np.float64]
@@ -123,15 +123,12 @@ def _stacked(blocks: Blocks, edges: NDArray[np.int64]) -> FloatArray:
 
 def _shell_slices(shells: Sequence[int], spins: int) -> dict[str, NDArray[np.int64]]:
     """Orbital positions of every shell of an element by its label (s1, s2, p1, ...), in all spin components."""
-    n_orbitals = sum(2 * l + 1 for l in shells)
-    slices: dict[str, NDArray[np.int64]] = {}
-    start = 0
-    for k, l in enumerate(shells):
-        name = f"{LETTERS[l]}{list(shells[: k + 1]).count(l)}"
-        inner = np.arange(start, start + 2 * l + 1)
-        slices[name] = np.concatenate([inner + spin * n_orbitals for spin in range(spins)])
-        start += 2 * l + 1
-    return slices
+    basis = OrbitalBasis(tuple(shells))
+    offsets = np.arange(spins)[:, None] * basis.num_orbitals
+    return {
+        name: (np.arange(piece.start, piece.stop) + offsets).reshape(-1)
+        for name, piece in zip(basis.names, basis.slices, strict=True)
+    }
 
 
 def mae_all(errors: Sequence[StructureErrors]) -> float:

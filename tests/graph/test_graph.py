@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from tracegrad.graph import (
 )
 from tracegrad.graph.fields import EDGE_FIELDS, HALF_FIELDS, NODE_FIELDS
 from tracegrad.so3 import random_rotation, trace_label, wigner_D_irreps
+from tracegrad.so3.frames import frame_matrix
 
 ORBITALS = {16: (0, 1), 42: (0, 0, 1, 2)}
 
@@ -141,6 +144,25 @@ def test_rotated_graph_is_that_of_the_rotated_structure() -> None:
     assert torch.allclose(turned.cell[0], graph.cell[0] @ R.T)
     assert torch.equal(graph.positions, torch.from_numpy(np.array(structure.positions)))  # the old graph is left alone
     assert not torch.allclose(after, before, rtol=0, atol=1e-3)
+    moved = replace(structure, positions=structure.positions @ R.numpy().T, cell=structure.cell @ R.numpy().T)
+    fresh = build_graph(moved, layout)
+    for l, (D, own) in enumerate(zip(turned.wigner, fresh.wigner, strict=True)):
+        pairs = slice(graph.num_nodes, None)  # the pole components do not depend on the turn about the edge
+        assert torch.allclose(D[pairs, 0], own[pairs, 0], rtol=0, atol=1e-12), f"degree {l}"
+    assert not torch.allclose(turned.wigner[1], fresh.wigner[1], rtol=0, atol=1e-3)  # frames that turn along are others
+
+
+def test_frames_of_a_rotated_graph_are_rounded_once() -> None:
+    layout, R = TargetLayout(ORBITALS, False), random_rotation()
+    single = build_graph(structure_of(), layout, dtype=torch.float32)
+    exact = [D.double() @ frame_matrix(l, R).T for l, D in enumerate(single.wigner)]
+    in_float32 = [D @ frame_matrix(l, R.float()).T for l, D in enumerate(single.wigner)]  # the control
+    ours, wrong = (
+        max(float((D.double() - E).abs().max()) for D, E in zip(found, exact, strict=True))
+        for found in (rotate_graph(single, R).wigner, in_float32)
+    )
+    assert ours < 2e-7
+    assert wrong > 2 * ours
 
 
 def test_batch_holds_the_edges_of_every_structure() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from tracegrad.errors import DataError
+from tracegrad.graph import graph_from_pairs
 from tracegrad.model import Induction, NetworkSizes, predict_blocks
 from tracegrad.so3 import random_rotation, wigner_D, wigner_D_irreps
 
@@ -199,3 +201,36 @@ def test_messages_fade_out_before_the_cutoff(layout: Maker, graph: Maker, networ
     plain.load_state_dict(model.state_dict())
     faded, full = model(structure)["edge_irreps"], plain(structure)["edge_irreps"]
     assert not torch.allclose(faded, full, rtol=0, atol=1e-3 * float(full.detach().abs().max()))
+
+
+def test_forces_on_a_vertical_pair_are_those_on_a_tilted_one(layout: Maker, graph: Maker, network: Maker) -> None:
+    targets = layout("MG")
+    model = network(targets)
+
+    def forces(R: torch.Tensor) -> torch.Tensor:
+        positions = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 1.5]], dtype=torch.float64) @ R.T
+        positions.requires_grad_()
+        pair, box = torch.tensor([[0], [1]]), 20 * torch.eye(3, dtype=torch.float64)
+        numbers, shift = torch.tensor([6, 6]), torch.zeros(1, 3, dtype=torch.long)
+        dimer = graph_from_pairs(numbers, positions, box, pair, shift, targets)
+        (gradient,) = torch.autograd.grad(model(dimer)["edge_irreps"].square().sum(), positions)
+        return gradient
+
+    R = random_rotation(generator=torch.Generator().manual_seed(4))
+    vertical, tilted = forces(torch.eye(3, dtype=torch.float64)), forces(R)
+    assert torch.allclose(vertical @ R.T, tilted, rtol=0, atol=1e-10 * float(tilted.abs().max()))
+    assert not torch.allclose(vertical, tilted, rtol=0, atol=1e-2 * float(tilted.abs().max()))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_prediction_that_fails_leaves_the_mode_of_the_network(
+    training: bool, layout: Maker, graph: Maker, network: Maker
+) -> None:
+    targets = layout("MG")
+    model, structure = network(targets).train(training), graph(targets)
+    predict_blocks(model, structure)
+    assert model.training == training
+    structure.wigner = structure.wigner[:1]
+    with pytest.raises(DataError, match="build the graph with lmax"):
+        predict_blocks(model, structure)
+    assert model.training == training

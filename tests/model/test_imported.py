@@ -33,7 +33,6 @@ def test_imported_checkpoint_is_the_same_function(
     model, config, rest = load_checkpoint(out)
     assert config.model.setting == "DeepHE3"
     assert rest["data"].orbitals == {16: (0, 0, 1, 1, 2), 42: (0, 0, 0, 1, 1, 2, 2)}
-    model.load_state_dict(torch.load(out, weights_only=True)["state_dict"])
     arrays = arrays_of(CASE)
     graph, order = graph_of_case(arrays, model.targets, "case")
     with torch.no_grad():
@@ -146,7 +145,6 @@ def test_an_imported_network_is_tuned_and_grows_a_silent_operator(run_folder: Pa
         return run_folder / name / "final.ckpt"
 
     tuned = trained("tuned", "epochs=8", "learning_rate=1e-3")
-    print("E", source.error(first), source.error(tuned))
     assert source.error(tuned) < 0.7 * source.error(first)
     operator = ("setting=DeepHE3+Grad", "operator_gain_learned=true", "epochs=1")
     silent = trained("silent", *operator, "operator_gain=0", "learning_rate=0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.neighbors import neighbor_pairs
+from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph, graph_from_pairs
 from tracegrad.model import predict_blocks
 from tracegrad.model.output import OutputTransform
@@ -182,6 +184,20 @@ def test_naming_a_pair_from_its_other_end_changes_nothing(spinful: bool, network
     channel = int((partner != torch.arange(len(partner))).nonzero()[0])
     model.output.pair_shapes[:, 0, channel] += 0.01  # control: the scale of one channel without its partner's
     assert difference() > 1e-6
+
+
+def test_structures_without_a_pair_cannot_be_fitted_to() -> None:
+    targets = TargetLayout(ORBITALS, False)
+    structure = structure_of(1)
+    assert structure.hamiltonian is not None
+    half = structure.hamiltonian.hermitian_half()
+    on_site = (half.edge_index[0] == half.edge_index[1]) & (half.cell_shift == 0).all(axis=1)
+    alone = build_graph(replace(structure, hamiltonian=half.select(np.flatnonzero(on_site))), targets)
+    for graphs in ([alone], []):
+        with pytest.raises(DataError, match=r"expected pairs of atoms .* set model.reference to false"):
+            OutputTransform(targets, reference=True).double().fit(graphs)
+        OutputTransform(targets).fit(graphs)
+    OutputTransform(targets, reference=True).double().fit([alone, build_graph(structure, targets)])
 
 
 def test_fit_sees_the_training_graphs_only(network: Maker) -> None:

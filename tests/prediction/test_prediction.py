@@ -120,6 +120,24 @@ def test_an_overlap_of_other_atoms_or_of_longer_pairs_is_refused(
         predict(fewer, foreign, overlap=tmp_path / "none.h5")
 
 
+def test_overlap_blocks_that_are_not_of_the_structure_are_refused(foreign: Path, graphene: Structure) -> None:
+    atoms, whole = as_atoms(graphene), graphene.overlap
+    assert whole is not None
+    predictor = Predictor.load(foreign)
+    assert predictor.plan(atoms, overlap=whole).structure.overlap is whole
+    spoilt = whole.values.copy()
+    spoilt[-1] = np.nan
+    cases = [
+        (atoms[:-1], whole, "names an atom outside"),
+        (atoms, whole.select(np.arange(5)), "atom 5 .* has no on-site block"),
+        (atoms, whole.with_values(spoilt), "NaN"),
+        (atoms, load_dataset("BB").test[0].overlap, "has no on-site block"),
+    ]
+    for atoms_of, overlap, message in cases:
+        with pytest.raises(DataError, match=f"the given overlap, .*{message}"):
+            predictor.plan(atoms_of, overlap=overlap)
+
+
 def test_molecules_get_a_vacuum_and_no_neighbour_from_it(checkpoint: Path) -> None:
     atoms = molecule("C6H6")[:6]
     structure = structure_from_atoms(atoms, {6: (0, 0, 1, 1, 2)}, False)

@@ -116,7 +116,13 @@ def band_file(folder: Path, **changes: Any) -> Path:
 def test_bands_show_dft_and_predictions(tmp_path: Path) -> None:
     files = draw_bands(band_file(tmp_path), tmp_path)
     assert [path.name for path in files] == ["bands_MG.png", "bands_MG.svg"]
-    assert {"DFT", "DeepHE3", "Γ", "K", "MG, MG_test_000"} <= set(texts(files[1]))
+    assert {"DFT", "DeepHE3", "Γ", "K", "MG, MG_test_000", "E − E_F (eV)"} <= set(texts(files[1]))
+
+
+def test_bands_without_a_fermi_level_are_drawn_as_they_are(tmp_path: Path) -> None:
+    files = draw_bands(band_file(tmp_path, fermi_energy_eV=None), tmp_path)
+    assert "E (eV)" in texts(files[1])
+    assert "E − E_F (eV)" not in texts(files[1])
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ from tracegrad.so3 import (
     block_irreps,
     block_to_irreps,
     blocks,
-    component_factors,
     hermitian_signs,
     irreps_to_block,
     random_rotation,
@@ -250,7 +249,6 @@ def test_agrees_with_the_public_baseline(spin: str, l1: int, l2: int) -> None:
         ]
         factors += factors
     orthonormal = component / torch.tensor(factors, dtype=torch.float64).sqrt()
-    assert distance(orthonormal * component_factors(l1, l2, spin == "spinful"), component) < 1e-14
     block = to_convention(irreps_to_block(orthonormal, l1, l2, spin == "spinful"), [l1], [l2], "openmx")
     assert distance(block.reshape(expected.shape), expected) < 1e-13
     wrong = to_convention(irreps_to_block(component, l1, l2, spin == "spinful"), [l1], [l2], "openmx")
@@ -310,3 +308,13 @@ def test_vectors_of_another_length_raise() -> None:
         irreps_to_block(torch.zeros(14), 1, 2)
     with pytest.raises(DataError, match="complex64"):
         irreps_to_block(torch.zeros(15, dtype=torch.complex64), 1, 2)
+
+
+def test_integers_are_refused_and_not_multiplied_by_rounded_coefficients() -> None:
+    block, vector = torch.diag(torch.tensor([2, 0, 0])), torch.arange(9)
+    with pytest.raises(DataError, match=r"expected real floating-point blocks .* of torch.int64"):
+        block_to_irreps(block, 1, 1)
+    with pytest.raises(DataError, match=r"floating-point numbers, found torch.int64"):
+        irreps_to_block(vector, 1, 1)
+    assert float(block_to_irreps(block.double(), 1, 1).square().sum()) == pytest.approx(4.0)
+    assert float(irreps_to_block(vector.double(), 1, 1).square().sum()) == pytest.approx(204.0)

@@ -147,3 +147,39 @@ def test_reversal_signs_are_the_half_turn() -> None:
     turned = layout.permute(x @ wigner_D_irreps(IRREPS, half_turn).T)
     assert torch.allclose(turned, layout.permute(x) * layout.reversal_signs, rtol=0, atol=1e-13)
     assert not torch.allclose(turned, layout.permute(x))
+
+
+HARD = [[0.0, 0.0, 2.1], [0.0, 0.0, -1.3], [1e-9, 0.0, 1.0], [3e-3, -4e-3, 0.9], [0.0, 1.1, 0.0], [0.4, -0.3, 0.8]]
+
+
+def invariants(vectors: torch.Tensor) -> torch.Tensor:
+    """Return what of the frames does not depend on the turn about the edge, for all degrees."""
+    parts = []
+    for D in frame_wigner(vectors, 3):
+        parts.append(D[:, 0])
+        for m in range(1, D.shape[1], 2):
+            rows = D[:, m : m + 2]
+            parts.append((rows.mT @ rows).flatten(1))
+    return torch.cat(parts, dim=1)
+
+
+def test_what_the_gauge_does_not_touch_has_its_derivatives_also_at_the_poles() -> None:
+    vectors = torch.tensor(HARD, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(invariants, (vectors,))
+    assert torch.autograd.gradgradcheck(lambda v: invariants(v).sin().sum(0), (vectors,))
+
+
+def test_frames_of_differentiated_edges_have_the_same_values(dtype: torch.dtype) -> None:
+    vectors = torch.cat([torch.tensor([*HARD, [0.0, 0.0, 0.0]]), torch.randn(20, 3)]).to(dtype)
+    plain, smooth = frame_wigner(vectors, LMAX), frame_wigner(vectors.clone().requires_grad_(), LMAX)
+    for D, other in zip(plain, smooth, strict=True):
+        assert torch.allclose(D, other, rtol=0, atol=8 * torch.finfo(dtype).eps)
+    zero = torch.zeros(2, 3, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(sum(D.sum() for D in frame_wigner(zero, 2)), zero)
+    assert not gradient.any()
+
+
+def test_angles_alone_have_no_derivatives_at_the_pole() -> None:
+    vector = torch.tensor(HARD[:1], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(sum(edge_angles(vector)).sum(), vector)
+    assert gradient.isnan().any()

@@ -117,6 +117,12 @@ def test_wrong_axes_raise() -> None:
         spin_to_components(torch.zeros(2, 2, dtype=torch.complex128), dim=0)
 
 
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (4, 4), ()])
+def test_other_shapes_raise(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"shape \(\.\.\., 3, 3\), found"):
+        spin_half_D(torch.ones(shape))
+
+
 def test_other_dtypes_raise() -> None:
     with pytest.raises(DataError, match=r"found torch\.float16; convert"):
         spin_half_D(torch.eye(3, dtype=torch.float16))

@@ -38,14 +38,22 @@ def checkpoint(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> Path:
     return path
 
 
-def test_loaded_network_predicts_the_same(tiny: Tiny, dataset: Dataset, checkpoint: Path) -> None:
+def test_loaded_network_predicts_the_same(tiny: Tiny, dataset: Dataset, tmp_path: Path, dtype: torch.dtype) -> None:
+    data, checkpoint = DataSummary.of(dataset), tmp_path / "final.ckpt"
+    saved = make_network(tiny().model, data).to(dtype)
+    with torch.no_grad():
+        for parameter in saved.parameters():
+            parameter += 0.1 * torch.rand_like(parameter)  # in float64: digits that float32 does not have
+    save_checkpoint(checkpoint, saved, tiny(), data, {"epochs": 0})
     model, config, rest = load_checkpoint(checkpoint)
-    again, _, _ = load_checkpoint(checkpoint)
+    wanted, found = saved.state_dict(), model.state_dict()
+    assert wanted.keys() == found.keys()
+    assert all(found[name].dtype == wanted[name].dtype and torch.equal(found[name], wanted[name]) for name in wanted)
     assert config == tiny()
     assert rest["data"] == DataSummary.of(dataset)
     assert rest["info"]["versions"]["torch"] == torch.__version__
     assert not model.training
-    assert evaluate_dataset(model, dataset) == evaluate_dataset(again, dataset)
+    assert evaluate_dataset(model, dataset) == evaluate_dataset(saved, dataset)
     other = make_network(config.model, DataSummary.of(dataset))
     assert evaluate_dataset(other, dataset) != evaluate_dataset(model, dataset)
 
@@ -176,3 +184,19 @@ def test_a_run_can_start_from_the_baseline_below_a_new_operator(tiny: Tiny, data
     wider = make_network(tiny(model={"hidden_irreps": "6x0e+4x1o+2x2e"}).model, data)
     with pytest.raises(CheckpointError, match="its tensors do not fit this network"):
         start_from(first, wider, data)
+
+
+def test_no_number_of_a_float64_run_is_rounded_to_float32(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
+    model = {"setting": "DeepHE3", "reference": True, "scaling": "channel"}
+    first = train(tiny(model=model, training={"epochs": 1}), tmp_path / "first", quiet=True, dataset=dataset)
+    kept = {"start_from": str(first), "epochs": 1, "learning_rate": 0.0, "select": "last"}
+    second = train(tiny(model=model, training=kept), tmp_path / "second", quiet=True, dataset=dataset)
+    wanted = read_tensors(first)["state_dict"]
+    full = [name for name, tensor in wanted.items() if not torch.equal(tensor, tensor.float().double())]
+    assert {"embedding.weight", "output.loop_mean", "output.pair_splines", "output.pair_shapes"} <= set(full)
+    for found in (read_tensors(second)["state_dict"], load_checkpoint(first)[0].state_dict()):
+        assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    single = {"start_from": "", "dtype": "float32"}
+    third = train(tiny(model=model, training={**kept, **single}), tmp_path / "third", quiet=True, dataset=dataset)
+    rounded = read_tensors(third)["state_dict"]
+    assert not torch.equal(rounded["output.loop_mean"].double(), wanted["output.loop_mean"])  # the control

@@ -10,10 +10,9 @@ import torch
 
 from tracegrad.data import Dataset, StructureSequence
 from tracegrad.errors import DataError
-from tracegrad.graph import TargetLayout, build_graph
+from tracegrad.graph import TargetLayout
 from tracegrad.model.output import OutputTransform
-from tracegrad.so3 import wigner_D_irreps
-from tracegrad.training.data import BatchOrder, BatchStream, build_graphs, label_residual, rotated, step_rotation
+from tracegrad.training.data import BatchOrder, BatchStream, build_graphs, label_residual, step_rotation
 
 
 def test_every_structure_is_used_once_per_epoch() -> None:
@@ -56,24 +55,6 @@ def test_a_stream_can_start_anywhere(dataset: Dataset) -> None:
     whole, late = iter(BatchStream(graphs, order)), iter(BatchStream(graphs, order, start=3))
     names = [next(whole).names for _ in range(6)]
     assert [next(late).names for _ in range(3)] == names[3:]
-
-
-def test_rotated_graph_is_that_of_the_rotated_structure(dataset: Dataset) -> None:
-    structure, layout = dataset.train[0], TargetLayout.from_dataset(dataset)
-    graph, R = build_graph(structure, layout), step_rotation(1, 2)
-    turned = rotated(graph, R)
-    moved = replace(structure, positions=structure.positions @ R.numpy().T, cell=structure.cell @ R.numpy().T)
-    other = build_graph(replace(moved, hamiltonian=None, overlap=structure.hamiltonian), layout)
-    torch.testing.assert_close(turned.edge_vectors, other.edge_vectors)
-    flat = torch.randn_like(graph.target_frame)  # any Hamiltonian
-    before, after, wrong = (
-        layout.frame.from_frame(flat, [D[: len(flat)] for D in g.wigner]) for g in (graph, turned, other)
-    )
-    torch.testing.assert_close(after, before @ wigner_D_irreps(layout.irreps, R).T)
-    assert not torch.allclose(after, wrong), "frames that do not turn with the edges give another Hamiltonian"
-    for l, (own, fresh) in enumerate(zip(turned.wigner, other.wigner, strict=True)):
-        pairs = slice(graph.num_nodes, None)  # the pole components do not depend on the turn about the edge
-        torch.testing.assert_close(own[pairs, 0], fresh[pairs, 0], msg=f"degree {l}")
 
 
 def test_rotations_differ_from_step_to_step_and_are_repeated_by_the_seed() -> None:

@@ -141,3 +141,20 @@ def test_decay_shrinks_matrices_and_spares_vectors() -> None:
 def test_shapes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="expected matrices with 12 weights"):
         SOAP({nn.Parameter(torch.zeros(12)): [(3, 3)]}, lr=0.1)
+
+
+def test_a_first_gradient_that_is_not_finite_is_not_measured() -> None:
+    loss, start = valley(orthogonal(6, 6), orthogonal(4, 7)), torch.zeros(6, 4, dtype=torch.float64)
+    parameter = nn.Parameter(start.clone())
+    optimizer = soap(parameter)
+    parameter.grad = torch.full_like(start, torch.nan)
+    optimizer.step()  # the guard of the loss then names the batch
+    assert torch.equal(parameter.detach(), start)
+    for _ in range(24):
+        optimizer.zero_grad()
+        loss(parameter).backward()
+        optimizer.step()
+    assert torch.equal(parameter.detach(), descend(start, loss, soap, 24))
+    parameter.grad = torch.full_like(start, torch.nan)
+    optimizer.step()
+    assert bool(parameter.detach().isnan().all())  # the control: later gradients go into the means as they are

@@ -12,9 +12,10 @@ from torch import nn
 
 from tracegrad.config import Config, TrainingConfig
 from tracegrad.data import Dataset
-from tracegrad.training import TrainingError, train
+from tracegrad.training import TrainingError, callbacks, train
 from tracegrad.training.callbacks import Supervisor, validation_interval
 from tracegrad.training.checkpoint import read_tensors
+from tracegrad.training.data import BatchOrder
 from tracegrad.training.guard import Snapshot, WeightAverage
 from tracegrad.training.module import TrainingModule
 
@@ -27,13 +28,13 @@ def rows(folder: Path) -> list[dict[str, str]]:
     return [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Let the loss of one structure be not a number."""
+def spoil(monkeypatch: pytest.MonkeyPatch, name: str, after: int = 0) -> None:
+    """Let the loss of one structure be not a number in all steps after some step."""
     original = TrainingModule.training_step
 
     def step(self: TrainingModule, batch, index: int):  # type: ignore[no-untyped-def]
         loss = original(self, batch, index)
-        if name not in batch.names:
+        if name not in batch.names or self.trainer.global_step < after:
             return loss
         assert self.terms is not None
         object.__setattr__(self.terms, "total", loss * math.nan)
@@ -51,6 +52,17 @@ def test_nan_stops_the_run_with_the_batch_named_after_the_returns(
     assert not (tmp_path / "run" / "final.ckpt").exists()
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "soap"])
+def test_nan_at_the_first_step_is_named_with_every_optimiser(
+    optimizer: str, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = dataset.train[BatchOrder(num_graphs=4, batch_size=1, seed=tiny().training.seed).indices(0)[0]].name
+    spoil(monkeypatch, first)
+    config = tiny(training={"optimizer": optimizer, "max_nan_reverts": 0})
+    with pytest.raises(TrainingError, match=f"at step 1, batch: {first}, "):
+        train(config, tmp_path / "run", quiet=True, dataset=dataset)
+
+
 def test_nan_is_survived_by_going_back(
     tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,6 +73,27 @@ def test_nan_is_survived_by_going_back(
     events = [row["event"] for row in rows(tmp_path / "run") if row["event"]]
     assert len(events) == 3
     assert all("loss not finite on train_2; returned to step" in event for event in events)
+
+
+@pytest.mark.parametrize(("at_once", "noticed"), [(True, 2), (False, 3)], ids=["cpu", "gpu"])
+def test_the_batch_named_is_the_first_bad_one_whenever_the_loss_is_looked_at(
+    at_once: bool, noticed: int, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = BatchOrder(num_graphs=4, batch_size=1, seed=tiny().training.seed)
+    second = dataset.train[order.indices(1)[0]].name
+    spoil(monkeypatch, second)
+    monkeypatch.setattr(callbacks, "reads_at_once", lambda batch: at_once)
+    original, steps = Supervisor._return_after_nan, []
+
+    def note(self: Supervisor, trainer, module, bad: int) -> None:  # type: ignore[no-untyped-def]
+        steps.append(trainer.global_step)
+        original(self, trainer, module, bad)
+
+    monkeypatch.setattr(Supervisor, "_return_after_nan", note)
+    config = tiny(training={"max_nan_reverts": 0, "log_every": 3, "validate_every": 9, "epochs": 9})
+    with pytest.raises(TrainingError, match=f"at step 2, batch: {second}, "):
+        train(config, tmp_path / "run", quiet=True, dataset=dataset)
+    assert steps == [noticed]
 
 
 def blow_up(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
@@ -94,6 +127,36 @@ def test_blow_up_returns_to_the_best_weights_with_a_lower_rate(
     assert [float(row["rate"]) for row in validated] == pytest.approx([0.01] * 5 + [0.008] * 2)
     final = read_tensors(path)["state_dict"]
     assert all(torch.equal(final[name], tensor) for name, tensor in seen[0].items()), "the best weights are final"
+
+
+@pytest.mark.parametrize("select", ["last", "best"])
+def test_the_record_names_the_weights_that_a_return_at_the_end_leaves(
+    select: str, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blow_up(monkeypatch, after=8)
+    training = {"revert_ratio": 2.0, "revert_epochs": 3, "epochs": 5, "select": select}
+    content = read_tensors(train(tiny(training=training), tmp_path / "run", quiet=True, dataset=dataset))
+    curve = {int(row["step"]): row for row in rows(tmp_path / "run") if row["val_loss"]}
+    assert curve[20]["event"] == "returned to step 8"
+    assert (content["info"]["steps"], content["info"]["selected_step"]) == (20, 8)
+    assert content["info"]["val_loss"] == float(curve[8]["val_loss"])
+    off = {**training, "revert_ratio": 0.0, "select": "last"}
+    control = read_tensors(train(tiny(training=off), tmp_path / "off", quiet=True, dataset=dataset))
+    assert (control["info"]["selected_step"], control["info"]["val_loss"]) == (20, 100.0)
+    assert not torch.equal(control["state_dict"]["embedding.weight"], content["state_dict"]["embedding.weight"])
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(2, 4), (1, 0)])
+def test_the_record_names_the_weights_that_a_nan_at_the_last_step_leaves(
+    epochs: int, expected: int, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = BatchOrder(num_graphs=4, batch_size=1, seed=tiny().training.seed)
+    spoil(monkeypatch, dataset.train[order.indices(4 * epochs - 1)[0]].name, after=4 * epochs - 1)
+    config = tiny(training={"epochs": epochs, "select": "last"})
+    info = read_tensors(train(config, tmp_path / "run", quiet=True, dataset=dataset))["info"]
+    losses = {int(row["step"]): float(row["val_loss"]) for row in rows(tmp_path / "run") if row["val_loss"]}
+    assert (info["steps"], info["selected_step"]) == (4 * epochs, expected)
+    assert info["val_loss"] == losses.get(expected)  # the first weights were never validated
 
 
 def test_no_return_where_it_is_switched_off_or_the_loss_recovers(

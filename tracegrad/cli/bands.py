@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         elif structure.metadata.get("predicted"):
             dft, predicted = None, {"predicted": own}
         if options.dos:
-            extra["dos"] = _densities(structure, other)
+            extra["dos"] = _densities(structure, other, own.fermi_energy)
     for line in dict.fromkeys(str(remark.message) for remark in remarks):
         print(f"tracegrad: warning: {line}", file=sys.stderr)
     files = _write(options.out, dataset, structure.name, dft, predicted, extra)
@@ -125,7 +125,7 @@ def _prediction(options: argparse.Namespace, structure: Structure) -> tuple[str,
     )
 
 
-def _densities(structure: Structure, other: tuple[str, Structure] | None) -> dict[str, Any]:
+def _densities(structure: Structure, other: tuple[str, Structure] | None, fermi: float | None) -> dict[str, Any]:
     """Densities of states on one grid of energies, on a mesh twice as dense as that of the calculations."""
     import numpy as np
 
@@ -135,10 +135,8 @@ def _densities(structure: Structure, other: tuple[str, Structure] | None) -> dic
     points = physics.k_mesh(physics.mesh_for(structure, 2 * MESH_LENGTH))
     named = {"dft": structure, **({other[0]: other[1]} if other else {})}
     energies = {name: physics.energies_at(each, points) for name, each in named.items()}
-    first = energies["dft"]
-    centre = structure.metadata.get("fermi_energy_eV")
-    zero = float(np.median(first)) if centre is None else float(centre)
-    grid = np.linspace(zero - 6.0, zero + 6.0, 481)
+    centre = float(np.median(energies["dft"])) if fermi is None else fermi
+    grid = np.linspace(centre - 6.0, centre + 6.0, 481)
     density = {
         name: physics.density_of_states(values, grid, 0.05, structure.spinful).tolist()
         for name, values in energies.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import re
 import reprlib
 import types
 import typing
@@ -28,6 +29,8 @@ from tracegrad.config.schema import (
 from tracegrad.errors import ConfigError, did_you_mean
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
+IRREP = re.compile(r"\s*(?:([0-9]{1,6})x)?([0-9]{1,2})([eo])\s*")  # 64x0e
+MAX_DEGREE = 12  # of features, as of the spherical harmonics
 MAX_FILE_BYTES = 1_000_000  # a configuration is a page of text; a larger file was given by mistake
 
 
@@ -103,11 +106,39 @@ def check_config(config: Config, where: str = "configuration") -> None:
         )
     if training.cuda_graphs:
         _check_recordable(training, where)
-    if config.model.setting.startswith("HarmoSE") and not config.model.hermitian:
-        raise ConfigError(f"{where}: model.setting {config.model.setting!r} needs model.hermitian true, found false")
+    _check_irreps(config.model.hidden_irreps, where)
+    if config.model.setting.startswith("HarmoSE"):
+        _check_harmose(config.model, where)
     for name in ("trace_of_residual", "reference_only"):
         if getattr(config.model, name) and not config.model.reference:
             raise ConfigError(f"{where}: model.{name} needs model.reference true, found false")
+
+
+def _check_irreps(text: str, where: str) -> None:
+    """Refuse features that no network can have; read here by hand, as e3nn's own class would import torch."""
+    parts = [IRREP.fullmatch(part) for part in text.split("+")]
+    found = [(int(part[1] or 1), int(part[2]), part[3]) for part in parts if part]
+    if len(found) < len(parts) or any(l > MAX_DEGREE for _, l, _ in found):
+        raise ConfigError(
+            f"{where}: model.hidden_irreps: expected irreps of degrees 0 to {MAX_DEGREE} such as '64x0e+32x1o+16x2e', "
+            f"found {_shown(text)}"
+        )
+    if not any(mul and (l, parity) == (0, "e") for mul, l, parity in found):
+        raise ConfigError(
+            f"{where}: model.hidden_irreps: expected scalars 0e among the features, which gate all others, found "
+            f"{_shown(text)}; add some, such as '64x0e'"
+        )
+
+
+def _check_harmose(model: ModelConfig, where: str) -> None:
+    """Refuse a second stage that the first one cannot feed, or that cannot be cut into heads."""
+    if not model.hermitian:
+        raise ConfigError(f"{where}: model.setting {model.setting!r} needs model.hermitian true, found false")
+    if model.harmose_width % model.harmose_heads:
+        raise ConfigError(
+            f"{where}: model.harmose_width: expected a multiple of model.harmose_heads, found {model.harmose_width} "
+            f"for {model.harmose_heads} heads"
+        )
 
 
 def _check_recordable(training: TrainingConfig, where: str) -> None:

@@ -14,6 +14,8 @@ from tracegrad.graph.layout import TargetLayout
 from tracegrad.graph.targets import blocks_to_irreps
 from tracegrad.so3.frames import frame_wigner, reversed_wigner
 
+DEFAULT_LMAX = 5  # largest degree of the published networks
+
 
 def build_graph(
     structure: Structure,
@@ -31,7 +33,8 @@ def build_graph(
         structure: the structure, Å and eV.
         layout: which blocks are predicted.
         r_max: cutoff in Å; all pairs within it become edges, and no targets are made.
-        lmax: largest degree of the frames, by default what the network and the targets need.
+        lmax: largest degree of the frames, which a network needs (:func:`tracegrad.model.frame_degree`); by default 5,
+            enough for the published networks. Never below that of the targets.
         dtype: dtype of the result; everything is computed in float64.
 
     Returns:
@@ -98,7 +101,7 @@ def graph_from_pairs(
         pair_index: ``(2, P)`` every undirected pair once, in any direction, self-loops left out.
         pair_shift: ``(P, 3)`` cell of the second atom.
         layout: which blocks are predicted.
-        lmax: largest degree of the frames.
+        lmax: largest degree of the frames, as in :func:`build_graph`.
         name: used in messages.
     """
     num_nodes, num_pairs = len(numbers), pair_index.shape[1]
@@ -108,7 +111,7 @@ def graph_from_pairs(
     cell_shift = torch.cat([torch.zeros(num_nodes, 3, dtype=torch.long), pair_shift, -pair_shift])
     forward = positions[pair_index[1]] + pair_shift.to(positions) @ cell - positions[pair_index[0]]
     edge_vectors = torch.cat([positions.new_zeros(num_nodes, 3), forward, -forward])
-    largest = max(layout.frame.lmax, 5) if lmax is None else max(layout.frame.lmax, lmax)
+    largest = max(layout.frame.lmax, DEFAULT_LMAX if lmax is None else lmax)
     return Data(
         species=species,
         numbers=numbers,

@@ -14,7 +14,7 @@ from torch import Tensor
 from tracegrad.errors import DataError
 from tracegrad.so3.blocks import hermitian_signs
 from tracegrad.so3.frames import FrameLayout
-from tracegrad.so3.irreps import OrbitalBasis, block_irreps, channel_parts
+from tracegrad.so3.irreps import OrbitalBasis, block_irreps, channel_parts, shell_name
 
 if TYPE_CHECKING:
     from tracegrad.data import Dataset, Structure
@@ -35,7 +35,7 @@ class Channel:
     @property
     def name(self) -> str:
         """Label of the block, such as ``"s1-p2"``."""
-        return "-".join("spdfghiklm"[l] + str(n) for l, n in (self.row, self.column))
+        return f"{shell_name(*self.row)}-{shell_name(*self.column)}"
 
     @property
     def partner(self) -> Channel:
@@ -47,7 +47,8 @@ class TargetLayout:
     """Irreps, masks and symmetries of the predicted Hamiltonian.
 
     Channels are ordered pairs of shells, identified over all elements by degree and number (the target channels of
-    DeepH-E3, arXiv:2210.13955); an element pair that lacks a shell is masked there.
+    DeepH-E3, arXiv:2210.13955); an element pair that lacks a shell is masked there. Tensors are kept and made outside
+    inference mode, so that a layout first used for a prediction can be trained with.
 
     Args:
         orbitals: degrees of the shells of every element, ``{Z: (l, ...)}``.
@@ -71,8 +72,8 @@ class TargetLayout:
         channels: dict[Channel, None] = {}
         for a in self.elements:
             for b in self.elements:
-                for row in numbered_shells(self.orbitals[a]):
-                    for column in numbered_shells(self.orbitals[b]):
+                for row in OrbitalBasis(self.orbitals[a]).numbered:
+                    for column in OrbitalBasis(self.orbitals[b]).numbered:
                         channels.setdefault(Channel(row, column))
         return tuple(channels)
 
@@ -111,12 +112,14 @@ class TargetLayout:
         return tuple(slices)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_block(self) -> Tensor:
         """Block of every component of the irreps vector, ``(dim,)``."""
         lengths = torch.tensor([s.stop - s.start for s in self.channel_slices])
         return torch.repeat_interleave(torch.arange(self.num_channels), lengths)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_scale(self) -> Tensor:
         """``t = scale * t_DeepH-E3`` per irrep: DeepH-E3's components are larger by ``sqrt(2l+1)`` for the orbital
         coupling, and by ``sqrt(2L+1)`` for the coupling of a triplet (docs/conventions.md).
@@ -134,6 +137,7 @@ class TargetLayout:
         return FrameLayout(self.irreps)
 
     @cached_property
+    @torch.inference_mode(False)
     def partner(self) -> tuple[Tensor, Tensor]:
         """Hermitian partner in the global frame: ``t(j, i, -R)[c] = sign[c] * t(i, j, R)[index[c]]``."""
         position = {channel: k for k, channel in enumerate(self.channels)}
@@ -148,6 +152,7 @@ class TargetLayout:
         return index, sign
 
     @cached_property
+    @torch.inference_mode(False)
     def frame_partner(self) -> tuple[Tensor, Tensor]:
         """The partner in the frames of the edges: ``flat(j, i, -R)[c] = sign[c] * flat(i, j, R)[index[c]]``."""
         position, component_sign = self.frame.component_index
@@ -158,22 +163,24 @@ class TargetLayout:
         return index, sign
 
     @cached_property
+    @torch.inference_mode(False)
     def partner_block(self) -> Tensor:
         """Index of the transposed block of every block, ``(n_blocks,)``."""
         position = {channel: k for k, channel in enumerate(self.channels)}
         return torch.tensor([position[channel.partner] for channel in self.channels])
 
     @cached_property
+    @torch.inference_mode(False)
     def block_mask(self) -> Tensor:
         """Blocks that a pair of species has, ``(S * S, n_blocks)`` boolean; row ``a * S + b``."""
         rows = []
         for a in self.elements:
             for b in self.elements:
-                shells_a, shells_b = set(numbered_shells(self.orbitals[a])), set(numbered_shells(self.orbitals[b]))
-                rows.append([c.row in shells_a and c.column in shells_b for c in self.channels])
+                rows.append([self.block_position(channel, a, b) is not None for channel in self.channels])
         return torch.tensor(rows)
 
     @cached_property
+    @torch.inference_mode(False)
     def block_elements(self) -> Tensor:
         """Number of matrix elements of every block (complex ones count once), ``(n_blocks,)``."""
         spins = 4 if self.spinful else 1
@@ -183,10 +190,10 @@ class TargetLayout:
         """Rows and columns of a block in the matrix of the elements ``a`` and ``b``, or None where they lack it."""
         position = []
         for Z, shell in ((a, channel.row), (b, channel.column)):
-            shells = numbered_shells(self.orbitals[Z])
-            if shell not in shells:
+            basis = OrbitalBasis(self.orbitals[Z])
+            if shell not in basis.numbered:
                 return None
-            position.append(OrbitalBasis(self.orbitals[Z]).slices[shells.index(shell)])
+            position.append(basis.slices[basis.numbered.index(shell)])
         return position[0], position[1]
 
     def species(self, numbers: Iterable[int], name: str = "structure") -> Tensor:
@@ -235,8 +242,3 @@ class TargetLayout:
         return cls(
             {int(Z): shells for Z, shells in orbitals.items()}, bool(record["spinful"]), bool(record["time_reversal"])
         )
-
-
-def numbered_shells(shells: Sequence[int]) -> list[tuple[int, int]]:
-    """Shells as ``(l, n)``: the ``n``-th shell of degree ``l``, counted from 1."""
-    return [(l, sum(1 for other in shells[:k] if other == l) + 1) for k, l in enumerate(shells)]

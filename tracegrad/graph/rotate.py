@@ -14,16 +14,15 @@ def rotate_graph(graph: Data, R: Tensor) -> Data:
     """Graph of the rotated structure.
 
     Args:
-        graph: graph of :func:`tracegrad.graph.build_graph`; not changed.
-        R: ``(3, 3)`` proper rotation in ``(x, y, z)``.
+        graph: graph of :func:`tracegrad.graph.build_graph`, or several as one; not changed.
+        R: ``(3, 3)`` proper rotation in ``(x, y, z)``, best in float64: its matrices are computed before they are
+            rounded to the dtype of the graph.
 
     Returns:
         A graph whose frames are the old ones turned by ``R``, ``D(Q^T R^T)``; targets in the frames are unchanged.
     """
     rotated = copy.copy(graph)
-    R = R.to(graph.positions)
-    rotated.positions = graph.positions @ R.T
-    rotated.edge_vectors = graph.edge_vectors @ R.T
-    rotated.cell = graph.cell @ R.T
-    rotated.wigner = [D @ frame_matrix(l, R).T for l, D in enumerate(graph.wigner)]
+    for name in ("positions", "edge_vectors", "cell"):
+        rotated[name] = graph[name] @ R.T.to(graph[name])
+    rotated.wigner = [D @ frame_matrix(l, R.double()).T.to(D) for l, D in enumerate(graph.wigner)]
     return rotated

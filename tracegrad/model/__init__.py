@@ -2,6 +2,7 @@
 
 from tracegrad.model.build import build_model as build_model
 from tracegrad.model.build import build_network as build_network
+from tracegrad.model.chunked import frame_degree as frame_degree
 from tracegrad.model.chunked import predict_in_chunks as predict_in_chunks
 from tracegrad.model.deephe3 import DeepHE3 as DeepHE3
 from tracegrad.model.deephe3 import Induction as Induction

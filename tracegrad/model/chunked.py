@@ -44,7 +44,7 @@ def why_not_chunked(model: nn.Module) -> str | None:
 
 def frame_degree(model: nn.Module) -> int:
     """Largest degree of the frames that a network needs."""
-    network = cast(DeepHE3, model)
+    network = cast(DeepHE3, getattr(model, "first", model))  # of HarmoSE its equivariant stage
     return max(layout.lmax for layout in (*network.layouts_node, *network.layouts_edge))
 
 

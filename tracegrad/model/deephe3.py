@@ -191,7 +191,7 @@ class DeepHE3(nn.Module):
         return weights
 
     def induce(self, k: int, edge_feats: FrameBlocks, invariants: list[Tensor]) -> FrameBlocks:
-        """``o = f + gain * v`` with the operator, ``f`` without; ``z`` is kept for the trace decoder (Eq. 9)."""
+        """``o = f + gain * v`` with the operator, ``f`` without; ``z`` is kept for the trace decoder (Section 8)."""
         induction = cast(GradientInduction, self.inductions[k])
         if not self.induction.operator:
             invariants.append(induction.invariants(edge_feats))

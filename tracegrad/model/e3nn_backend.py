@@ -23,7 +23,7 @@ from tracegrad.model.deephe3 import DeepHE3
 from tracegrad.model.gradient_induction import GradientInduction, LowRankForm, PackedForm
 from tracegrad.model.layers.convolution import EdgeConvolution
 from tracegrad.model.layers.linear import EquivariantLinear
-from tracegrad.model.layers.norm import EPS, GraphNorm
+from tracegrad.model.layers.norm import EPS, GraphNorm, root
 from tracegrad.model.update import EdgeUpdate, NodeUpdate, Update
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
 
@@ -232,7 +232,7 @@ class _E3nnNorm(nn.Module):
             field = field - mean[batch][:, None]
             if ir.l == 0:
                 square = x.new_zeros(num_graphs, 1).index_add(0, batch, field.square().mean(1)) / counts
-                field = field / (square.sqrt() + EPS)[batch][:, None]
+                field = field / (root(square) + EPS)[batch][:, None]
             field = field * norm.weight[None, channel : channel + mul, None]
             if ir == Irreps("0e")[0].ir:
                 field = field + norm.bias[:, None]

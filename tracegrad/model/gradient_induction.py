@@ -31,7 +31,9 @@ LowRankCache = tuple[list[Tensor], FrameBlocks]  # matrices of the projection, p
 class PackedForm(nn.Module):
     r"""All of ``W^k``: the packed upper triangles of a symmetric matrix per irrep and channel of ``u`` (authors' form).
 
-    .. math:: u_k = \frac{1}{\sqrt{n}} \sum_l \sum_{i \le j} w^{kl}_{ij}\, \frac{f^l_i \cdot f^l_j}{\sqrt{2l+1}}
+    .. math:: u_k = \sum_l \sum_{i \le j} w^{kl}_{ij}\, \frac{f^l_i \cdot f^l_j}{\sqrt{2l+1}}
+
+    The weights start with a variance of one over the number of pairs ``i <= j`` of all irreps.
 
     Args:
         layout: channels of ``f``.
@@ -178,7 +180,7 @@ class GradientInduction(nn.Module):
         return z, self.quadratic.pull_back(g, cache)
 
     def residual(self, blocks: FrameBlocks, gain: Tensor) -> tuple[Tensor, FrameBlocks]:
-        """``z`` and ``o = f + gain * v`` (Eq. 9), with one gain per channel, ``(K,)``."""
+        """``z`` and ``o = f + gain * v`` (paper, Section 8), with one gain per channel, ``(K,)``."""
         u, cache = self.quadratic(blocks)
         z, g = self.head(u)
         return z, self.quadratic.add_pull_back(blocks, g, cache, gain)

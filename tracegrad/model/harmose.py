@@ -31,12 +31,12 @@ def _branch(width_in: int, width: int) -> nn.Sequential:
 class TransformerBlock(nn.Module):
     r"""Attention over the edges that enter a node, then new node and edge features (method.md, Section 6).
 
-    .. math:: a_{st} = \mathrm{softmax}_{s \to t}\Big(\mathrm{clip}\frac{\langle q, k \rangle}{\sqrt d}\Big), \qquad
+    .. math:: a_{st} = \mathrm{softmax}_{s \to t}\Big(\mathrm{clip}\frac{\langle q, k \rangle}{\sqrt{d_h}}\Big), \qquad
               (q, k, v) = L\,[n_s \| e_{st} \| n_t]
 
     Args:
         width: channels of nodes and edges, d.
-        heads: attention heads.
+        heads: attention heads, each with :math:`d_h` = d / heads channels of q, k and v.
         covariants: width of the covariant edge inputs, re-injected at every layer.
     """
 

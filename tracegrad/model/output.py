@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from tracegrad.errors import DataError
 from tracegrad.graph.layout import TargetLayout
 from tracegrad.model.layers.constant import Constant
 
@@ -98,10 +99,18 @@ class OutputTransform(nn.Module):
 
         Args:
             graphs: training graphs with targets; never validation or test structures.
+
+        Raises:
+            DataError: there is no pair of atoms.
         """
         if not (self.reference or self.scaling):
             return
         loops, pairs = _collect(list(graphs), self.targets)
+        if not pairs:
+            raise DataError(
+                "expected pairs of atoms to fit the two-centre reference and the scales to, found none in the training "
+                "structures; set model.reference to false and model.scaling to none"
+            )
         distances = torch.cat([r for r, _ in pairs.values()])
         self.bounds.copy_(torch.stack([distances.min(), distances.max() * (1 + 1e-6)]))
         for species, target in loops.items():

@@ -31,11 +31,11 @@ def predict_blocks(model: nn.Module, graph: Data) -> Blocks:
     network = cast("DeepHE3", model)  # or any network with its `in_frame` and `targets`
     training = network.training
     network.eval()
-    with torch.inference_mode():
-        flat = network.in_frame(graph)["frame"]
-        blocks = blocks_of_frame(flat, graph, network.targets)
-    network.train(training)
-    return blocks
+    try:
+        with torch.inference_mode():
+            return blocks_of_frame(network.in_frame(graph)["frame"], graph, network.targets)
+    finally:
+        network.train(training)
 
 
 def blocks_of_frame(flat: Tensor, graph: Data, targets: TargetLayout) -> Blocks:

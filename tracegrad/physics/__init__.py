@@ -4,6 +4,7 @@ from tracegrad.physics.bands import Bands as Bands
 from tracegrad.physics.bands import KPath as KPath
 from tracegrad.physics.bands import band_gap as band_gap
 from tracegrad.physics.bands import band_structure as band_structure
+from tracegrad.physics.bands import computed_fermi_level as computed_fermi_level
 from tracegrad.physics.bands import density_of_states as density_of_states
 from tracegrad.physics.bands import energies_at as energies_at
 from tracegrad.physics.bands import fermi_level as fermi_level

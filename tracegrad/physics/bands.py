@@ -21,6 +21,7 @@ from tracegrad.physics.overlap import valence_electrons
 
 BOLTZMANN_EV = 8.617333262e-5
 SPARSE_BANDS = 40  # bands computed near the Fermi level where the matrices are large
+FERMI_LIMIT = 1500  # orbitals (times two with spin) above which the Fermi level is not computed
 MESH_LENGTH = 22.0  # Å; number of k-points times lattice constant, as in the calculations of the bundled data
 
 
@@ -136,7 +137,8 @@ def band_structure(
     """Energies along a path.
 
     Args:
-        structure: with Hamiltonian and overlap; its metadata may hold ``fermi_energy_eV``.
+        structure: with Hamiltonian and overlap; its metadata may hold ``fermi_energy_eV``, else the level is computed
+            where :func:`computed_fermi_level` can.
         path: a path, names of special points, or None for ASE's path.
         points: k-points, where the path is not given.
         bands: compute only so many near the Fermi level, with sparse matrices; above ``dense_limit`` orbitals 40.
@@ -149,6 +151,8 @@ def band_structure(
     route = path if isinstance(path, KPath) else k_path(structure, path, points)
     hamiltonian, overlap = bloch_matrices(structure)
     fermi = structure.metadata.get("fermi_energy_eV")
+    if fermi is None:
+        fermi, _ = computed_fermi_level(structure, smallest_overlap=smallest_overlap)
     count = bands if bands is not None else SPARSE_BANDS if hamiltonian.size > dense_limit else None
     if count is not None and fermi is None:
         raise DataError("expected a Fermi level to compute the bands near it, found none; give fermi_energy_eV")
@@ -249,6 +253,33 @@ def fermi_level(energies: NDArray[np.float64], electrons: float, spinful: bool, 
         return float(weight * expit((mu - energies) / (BOLTZMANN_EV * temperature)).sum()) - electrons
 
     return float(brentq(excess, energies.min() - 5.0, energies.max() + 5.0, xtol=1e-10))
+
+
+def computed_fermi_level(
+    structure: Structure, *, smallest_overlap: float = SMALLEST_OVERLAP
+) -> tuple[float | None, str]:
+    """Fermi level of a structure from its blocks and the valence electrons of its basis.
+
+    Args:
+        structure: with Hamiltonian.
+        smallest_overlap: see :func:`tracegrad.physics.eigen.solve`.
+
+    Returns:
+        eV, or None where it cannot be computed, and in words how it was computed or why not.
+    """
+    if structure.overlap is None:
+        return None, "not known: there is no overlap"
+    electrons = valence_electrons(structure)
+    if electrons is None:
+        return None, "not known: the basis does not tell the number of electrons"
+    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
+    if size > FERMI_LIMIT:
+        return None, f"not known: {size} orbitals are more than {FERMI_LIMIT}, which would take long"
+    mesh = mesh_for(structure)
+    energies = energies_at(structure, k_mesh(mesh), smallest_overlap=smallest_overlap)
+    level = fermi_level(energies, electrons, structure.spinful)
+    points = "x".join(map(str, mesh))
+    return level, f"computed from H and S, {electrons} electrons, {points} k-points, 300 K"
 
 
 def density_of_states(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from tracegrad.data import Structure
 from tracegrad.errors import DataError
 from tracegrad.physics.bloch import BlochSum, bloch_matrices
+from tracegrad.so3 import OrbitalBasis
 
 UP, DOWN = 0, 1
 # sisl's components of a matrix with spin-orbit coupling: spins of row and column, part of the complex number.
@@ -90,8 +91,5 @@ def _spin_blocks(
 
 def _orbitals(sisl: Any, shells: tuple[int, ...]) -> list[Any]:
     """Orbitals named s1(0), p1(-1), ..."""
-    names = []
-    for n, l in enumerate(shells):
-        count = shells[: n + 1].count(l)
-        names += [f"{'spdfghi'[l]}{count}({m})" for m in range(-l, l + 1)]
-    return [sisl.Orbital(-1, tag=name) for name in names]
+    named = zip(shells, OrbitalBasis(shells).names, strict=True)
+    return [sisl.Orbital(-1, tag=f"{name}({m})") for l, name in named for m in range(-l, l + 1)]

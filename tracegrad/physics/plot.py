@@ -25,7 +25,7 @@ def write_bands(
     predicted: Mapping[str, Bands],
     extra: Mapping[str, Any],
 ) -> None:
-    """Write bands as JSON, in the form that ``reports`` draws.
+    """Write bands as JSON, in the form that ``reports`` draws; ``fermi_energy_eV`` is null where no level is known.
 
     Args:
         path: the file; reports look for ``bands_*.json``.
@@ -57,6 +57,8 @@ def draw_bands(
 ) -> None:
     """Draw bands within 4 eV of the Fermi level, DFT as lines, predictions dashed on top; densities of states beside.
 
+    Without a Fermi level energies are drawn as they are, around their median.
+
     Args:
         path: the picture; its suffix names the form, e.g. ``.png``.
         title: above the picture.
@@ -64,30 +66,32 @@ def draw_bands(
         predicted: label -> bands, on the same path.
         dos: ``energy_eV`` and ``density``, one per curve in the order of the bands, as in the data file.
     """
-    zero = _reference(dft, predicted)
+    fermi = _reference(dft, predicted)
+    named = {**({"DFT": dft} if dft is not None else {}), **predicted}
+    first = next(iter(named.values()))
+    zero, centre = (0.0, float(np.median(first.energies))) if fermi is None else (fermi, 0.0)
     figure = Figure(figsize=(5.0 if dos is None else 6.2, 3.8), layout="constrained")
     widths = [3] if dos is None else [3, 1]
     axis, *beside = figure.subplots(1, len(widths), width_ratios=widths, squeeze=False)[0]
-    named = {**({"DFT": dft} if dft is not None else {}), **predicted}
     styles = [_style(n, name) for n, name in enumerate(named)]
     for (name, bands), style in zip(named.items(), styles, strict=True):
         marker = "_" if len(bands.path.distance) == 1 else None
         lines = axis.plot(bands.path.distance, bands.energies - zero, marker=marker, **style)
         lines[0].set_label(name)
-    route = next(iter(named.values())).path
+    route = first.path
     axis.set_xticks([x for x, _ in route.ticks], [label.replace("G", "Γ") for _, label in route.ticks])
     axis.grid(axis="x", lw=0.5, color="#BBBBBB")
     if route.distance[-1] > route.distance[0]:
         axis.set_xlim(route.distance[0], route.distance[-1])
-    axis.set_ylim(-WINDOW, WINDOW)
-    axis.set_ylabel("E − E_F (eV)", fontsize=9)
+    axis.set_ylim(centre - WINDOW, centre + WINDOW)
+    axis.set_ylabel("E (eV)" if fermi is None else "E − E_F (eV)", fontsize=9)
     axis.set_title(title, fontsize=10, loc="left")
     axis.legend(frameon=False, fontsize=8, loc="upper right")
     for side in beside:
         assert dos is not None
         for values, style in zip(dos["density"].values(), styles, strict=True):
             side.plot(values, np.asarray(dos["energy_eV"]) - zero, **style)
-        side.set_ylim(-WINDOW, WINDOW)
+        side.set_ylim(axis.get_ylim())
         side.set_xlim(left=0.0)
         side.set_yticklabels([])
         side.set_xlabel("states / eV", fontsize=9)
@@ -102,8 +106,7 @@ def _style(n: int, name: str) -> dict[str, Any]:
     return {"color": COLOURS[n % 4], "lw": 1.0, "ls": "--"}
 
 
-def _reference(dft: Bands | None, predicted: Mapping[str, Bands]) -> float:
-    """Zero of energy: the first known Fermi level, else the middle of all energies."""
+def _reference(dft: Bands | None, predicted: Mapping[str, Bands]) -> float | None:
+    """The first known Fermi level in eV, or None where there is none."""
     every = [*([dft] if dft is not None else []), *predicted.values()]
-    known = [bands.fermi_energy for bands in every if bands.fermi_energy is not None]
-    return known[0] if known else float(np.median(every[0].energies))
+    return next((bands.fermi_energy for bands in every if bands.fermi_energy is not None), None)

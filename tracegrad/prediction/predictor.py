@@ -15,25 +15,15 @@ from tracegrad.data.blocks import concatenate
 from tracegrad.errors import CheckpointError, ConfigError, DataError
 from tracegrad.graph import PairChunks, TargetLayout, build_graph, structure_pairs
 from tracegrad.graph.chunks import Pairs
-from tracegrad.model import predict_blocks, predict_in_chunks
-from tracegrad.model.chunked import Progress, frame_degree, why_not_chunked
-from tracegrad.physics import (
-    energies_at,
-    fermi_level,
-    gaussian_overlap,
-    is_gaussian_basis,
-    k_mesh,
-    mesh_for,
-    overlap_of_pairs,
-    valence_electrons,
-)
+from tracegrad.model import frame_degree, predict_blocks, predict_in_chunks
+from tracegrad.model.chunked import Progress, why_not_chunked
+from tracegrad.physics import computed_fermi_level, gaussian_overlap, is_gaussian_basis, overlap_of_pairs
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-FERMI_LIMIT = 1500  # orbitals (times two with spin) above which the Fermi level is not computed
 WHOLE_EDGES = 100_000  # directed edges that are predicted at once; they take about 2 GB
 CHUNK_EDGES = 20_000  # directed edges in a chunk, where nobody asks for another number
 
@@ -149,7 +139,9 @@ class Predictor:
         parameter, targets = next(self.model.parameters()), cast(TargetLayout, self.model.targets)
         if plan.chunk_edges is None:
             cutoff = plan.overlap.cutoff if plan.overlap.blocks is None else None
-            graph: Any = build_graph(plan.structure, targets, r_max=cutoff, dtype=parameter.dtype)
+            graph: Any = build_graph(
+                plan.structure, targets, r_max=cutoff, lmax=frame_degree(self.model), dtype=parameter.dtype
+            )
             yield predict_blocks(self.model, graph.to(parameter.device)).hermitian_part()
             return
         chunks = PairChunks(
@@ -224,8 +216,8 @@ class Predictor:
         return Overlap(given, False, str(choice), _longest(structure, given))
 
     def _given(self, structure: Structure, overlap: Blocks, r_max: float | None) -> Blocks:
-        """A given overlap; its pairs are those to be predicted, so none may be longer than in training."""
-        structure = replace(structure, overlap=overlap)
+        """A given overlap, checked; its pairs are those to be predicted, so none may be longer than in training."""
+        structure = replace(structure, overlap=overlap).validate("the given overlap")
         if r_max is not None:
             lengths = np.linalg.norm(structure.edge_vectors(overlap), axis=1)
             return overlap.select(np.flatnonzero(lengths <= self._cutoff(r_max)))
@@ -295,7 +287,7 @@ def predict_like(structure: Structure, checkpoint: str | Path | Predictor) -> tu
     """
     predictor = checkpoint if isinstance(checkpoint, Predictor) else Predictor.load(checkpoint)
     parameter, targets = next(predictor.model.parameters()), cast(TargetLayout, predictor.model.targets)
-    graph: Any = build_graph(structure, targets, dtype=parameter.dtype)
+    graph: Any = build_graph(structure, targets, lmax=frame_degree(predictor.model), dtype=parameter.dtype)
     return predictor.setting, predict_blocks(predictor.model, graph.to(parameter.device)).hermitian_part()
 
 
@@ -319,16 +311,4 @@ def _fermi(structure: Structure, given: float | None) -> tuple[float | None, str
     """Fermi level in eV, and where it came from."""
     if given is not None:
         return float(given), "given"
-    if structure.overlap is None:
-        return None, "not known: there is no overlap"
-    electrons = valence_electrons(structure)
-    if electrons is None:
-        return None, "not known: the basis does not tell the number of electrons"
-    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
-    if size > FERMI_LIMIT:
-        return None, f"not known: {size} orbitals are more than {FERMI_LIMIT}, which would take long"
-    mesh = mesh_for(structure)
-    energies = energies_at(structure, k_mesh(mesh))
-    level = fermi_level(energies, electrons, structure.spinful)
-    points = "x".join(map(str, mesh))
-    return level, f"computed from the predicted H and S, {electrons} electrons, {points} k-points, 300 K"
+    return computed_fermi_level(structure)

@@ -2,7 +2,6 @@
 
 from tracegrad.so3.blocks import block_change_of_basis as block_change_of_basis
 from tracegrad.so3.blocks import block_to_irreps as block_to_irreps
-from tracegrad.so3.blocks import component_factors as component_factors
 from tracegrad.so3.blocks import hermitian_signs as hermitian_signs
 from tracegrad.so3.blocks import irreps_to_block as irreps_to_block
 from tracegrad.so3.blocks import time_reversal_signs as time_reversal_signs

@@ -62,7 +62,7 @@ def block_to_irreps(
         (..., dim of the irreps) real, in the unit of the block, with the same sum of squares.
 
     Raises:
-        DataError: the shape of the blocks, or real against complex, does not fit.
+        DataError: the shape of the blocks, or real against complex, does not fit, or they are integers.
     """
     _check_block(block, l1, l2, spinful)
     if spinful:
@@ -90,15 +90,15 @@ def irreps_to_block(
         (..., 2l1+1, 2l2+1) real, or spinful (..., 2, 2, 2l1+1, 2l2+1) complex.
 
     Raises:
-        DataError: the last axis has another length, or the vector is complex.
+        DataError: the last axis has another length, or the vector is complex or of integers.
     """
-    matrix = _change_of_basis(
-        l1, l2, spinful, spinful and time_reversal, irreps_vector.real.dtype, irreps_vector.device
-    )
-    if irreps_vector.shape[-1:] != matrix.shape[:1] or irreps_vector.is_complex():
+    if not irreps_vector.is_floating_point():
+        raise DataError(f"expected a vector of real floating-point numbers, found {irreps_vector.dtype}; convert it")
+    matrix = _change_of_basis(l1, l2, spinful, spinful and time_reversal, irreps_vector.dtype, irreps_vector.device)
+    if irreps_vector.shape[-1:] != matrix.shape[:1]:
         raise DataError(
             f"expected a real vector of {matrix.shape[0]} components for l1 = {l1}, l2 = {l2}, spinful = {spinful}, "
-            f"time_reversal = {time_reversal}, found shape {tuple(irreps_vector.shape)} of {irreps_vector.dtype}"
+            f"time_reversal = {time_reversal}, found shape {tuple(irreps_vector.shape)}"
         )
     flat = irreps_vector @ matrix
     if not spinful:
@@ -159,38 +159,12 @@ def time_reversal_signs(l1: int, l2: int) -> torch.Tensor:
     return torch.tensor(signs, dtype=torch.float64)
 
 
-def component_factors(l1: int, l2: int, spinful: bool = False, time_reversal: bool = False) -> torch.Tensor:
-    r"""Ratio of DeepH-E3's component-normalised irreps of a block to ours (arXiv:2210.13955, its public code).
-
-    .. math:: t^{E3}_{lm} = \sqrt{2l+1}\; t_{lm}, \qquad u^{E3}_{LM} = \sqrt{(2l+1)(2L+1)}\; u_{LM}
-
-    The second form holds for triplet channels of degree L coupled from the orbital degree l.
-
-    Args:
-        l1: degree of the row shell.
-        l2: degree of the column shell.
-        spinful: see `block_irreps`.
-        time_reversal: see `block_irreps`.
-
-    Returns:
-        (dim of `block_irreps`,) float64.
-
-    Raises:
-        DataError: a degree is negative.
-    """
-    squares: list[int] = []
-    for part in channel_parts(l1, l2, spinful, time_reversal):
-        coupled = part.degrees if part.triplet else (0,) * len(part.degrees)
-        values = [(2 * l + 1) * (2 * L + 1) for l, L in zip(part.orbital_degrees, coupled, strict=True)]
-        squares += expand_channels(values, part.degrees)
-    return torch.tensor(squares, dtype=torch.float64).sqrt()
-
-
 def _check_block(block: torch.Tensor, l1: int, l2: int, spinful: bool) -> None:
     """Refuse blocks of another shape or kind than (l1, l2, spinful) asks for."""
     expected = ((2, 2) if spinful else ()) + (2 * l1 + 1, 2 * l2 + 1)
-    if tuple(block.shape[-len(expected) :]) != expected or block.is_complex() != spinful:
-        kind = "complex" if spinful else "real"
+    fits = block.is_complex() if spinful else block.is_floating_point()
+    if tuple(block.shape[-len(expected) :]) != expected or not fits:
+        kind = "complex" if spinful else "real floating-point"
         raise DataError(
             f"expected {kind} blocks of shape (..., {', '.join(map(str, expected))}) for l1 = {l1}, l2 = {l2}, "
             f"spinful = {spinful}, found shape {tuple(block.shape)} of {block.dtype}"

@@ -19,9 +19,11 @@ import torch
 from e3nn.o3 import Irreps
 from torch import Tensor, nn
 
+from tracegrad.errors import DataError
 from tracegrad.so3.rotations import wigner_D, wigner_D_from_angles
 
 FrameBlocks = list[Tensor]
+NEAR_POLE = 1e-2  # ratio of the distance from the polar axis to the height, below which angles are poor coordinates
 BLAS_PRODUCT = 400  # multiplications of a small product from which on PyTorch gives a batch of them to BLAS
 
 
@@ -34,7 +36,8 @@ class FrameLayout:
     """Order of the channels of some irreps, and of their components, in the frame of an edge.
 
     Channels are sorted by degree, natural parity first, otherwise in the order of ``irreps``; the channels of the
-    ``m``-th block are then the last ``widths[m]`` of all channels.
+    ``m``-th block are then the last ``widths[m]`` of all channels. Tensors are kept and made outside inference mode, so
+    that a layout first used for a prediction can be trained with.
 
     Args:
         irreps: e3nn irreps, simplified or not; components ``m = -l .. l`` with ``z`` polar.
@@ -84,6 +87,7 @@ class FrameLayout:
         return FrameLayout(Irreps([(2 * mul, ir) for mul, ir in self.sorted_irreps]))
 
     @cached_property
+    @torch.inference_mode(False)
     def component_index(self) -> tuple[Tensor, Tensor]:
         """Position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``."""
         position, sign = [], []
@@ -96,12 +100,14 @@ class FrameLayout:
         return torch.tensor(position, dtype=torch.long), torch.tensor(sign, dtype=torch.float64)
 
     @cached_property
+    @torch.inference_mode(False)
     def component_channel(self) -> Tensor:
         """Channel of every component of the flat frame vector, ``(dim,)``."""
         rows = [torch.arange(self.starts[m], self.num_channels) for m in range(self.lmax + 1)]
         return torch.cat([r if m == 0 else r.repeat(2) for m, r in enumerate(rows)])
 
     @cached_property
+    @torch.inference_mode(False)
     def reversal_signs(self) -> Tensor:
         """Signs that the reversal of the edge gives to the components of the flat frame vector, ``(dim,)``.
 
@@ -204,7 +210,16 @@ class EdgeFrames:
         return any(D.requires_grad for D in self.wigner)
 
     def matrix(self, l: int, natural: bool) -> Tensor:
-        """Matrices of degree ``l``, made once for unnatural parity."""
+        """Matrices of degree ``l``, made once for unnatural parity.
+
+        Raises:
+            DataError: the frames do not reach that degree.
+        """
+        if l >= len(self.wigner):
+            raise DataError(
+                f"expected frames up to degree {l}, found them up to {len(self.wigner) - 1}; build the graph with "
+                f"lmax={l} or more"
+            )
         if natural:
             return self.wigner[l]
         if l not in self._unnatural:
@@ -246,12 +261,41 @@ def frame_wigner(edge_vectors: Tensor, lmax: int) -> list[Tensor]:
         lmax: largest degree.
 
     Returns:
-        List over ``l`` of ``(E, 2l+1, 2l+1)``, rows and columns in the order ``m = 0, +1, -1, +2, -2, ...``.
+        List over ``l`` of ``(E, 2l+1, 2l+1)``, rows and columns in the order ``m = 0, +1, -1, +2, -2, ...``. Their
+        derivatives near the polar axis are those of another gauge (a turn about the edge that is smooth there), so only
+        what does not depend on the gauge, such as any output of a network, can be differentiated.
     """
+    return _smooth_frames(edge_vectors, lmax) if edge_vectors.requires_grad else _angle_frames(edge_vectors, lmax)
+
+
+def _angle_frames(edge_vectors: Tensor, lmax: int) -> list[Tensor]:
+    """The matrices of :func:`frame_wigner` from the angles, which have no derivatives at the poles."""
     azimuth, polar = edge_angles(edge_vectors)
     zero = torch.zeros_like(azimuth)
     matrices = [wigner_D_from_angles(l, zero, -polar, -azimuth) for l in range(lmax + 1)]
     return [D[:, _frame_rows(l)][:, :, _frame_rows(l)] for l, D in enumerate(matrices)]
+
+
+def _smooth_frames(edge_vectors: Tensor, lmax: int) -> list[Tensor]:
+    r"""The same matrices with derivatives at the poles as well.
+
+    .. math:: D(Q^T) = C\, D(Q'^T)\, D(P), \qquad Q' \hat z = P \hat r
+
+    ``P`` exchanges the axes, so that ``P r`` is far from the poles where ``r`` is near one. The constant ``C``, a turn
+    about the edge, makes the values those of the angles of ``r``. A zero vector is a constant.
+    """
+    exchange = torch.eye(3).to(edge_vectors)[[1, 2, 0]]
+    y_axis, z_axis = exchange[:2]
+    vectors = torch.where((edge_vectors == 0).all(1, keepdim=True), z_axis, edge_vectors)
+    near = (vectors[:, :2].norm(dim=1) < NEAR_POLE * vectors[:, 2].abs())[:, None]
+    values = _angle_frames(vectors.detach(), lmax)
+    away = _angle_frames(torch.where(near, y_axis, vectors), lmax)
+    turned = _angle_frames(torch.where(near, vectors, y_axis) @ exchange.T, lmax)
+    frames = []
+    for l, (value, far, close) in enumerate(zip(values, away, turned, strict=True)):
+        product = close @ frame_matrix(l, exchange)
+        frames.append(torch.where(near[..., None], (value @ product.mT).detach() @ product, far))
+    return frames
 
 
 def frame_matrix(l: int, R: Tensor) -> Tensor:

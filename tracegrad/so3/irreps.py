@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,11 @@ from tracegrad.errors import DataError
 
 SHELL_LETTERS = "spdfghiklmnoq"
 """Spectroscopic letter of l = 0..12 (j and the second s and p are skipped)."""
+
+
+def shell_name(l: int, n: int) -> str:
+    """Name of the n-th shell of degree l, such as p2."""
+    return f"{SHELL_LETTERS[l]}{n}"
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,14 @@ class OrbitalBasis:
         return sum(self.dims)
 
     @cached_property
+    def numbered(self) -> tuple[tuple[int, int], ...]:
+        """Every shell as (l, n): the n-th one of degree l, counted from 1."""
+        return tuple((l, self.ls[: k + 1].count(l)) for k, l in enumerate(self.ls))
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
-        """Name of every shell: the letter of l and its running number among the shells of that l, from 1."""
-        seen: Counter[int] = Counter()
-        names = []
-        for l in self.ls:
-            seen[l] += 1
-            names.append(f"{SHELL_LETTERS[l]}{seen[l]}")
-        return tuple(names)
+        """Name of every shell, the letter of l and its number."""
+        return tuple(shell_name(l, n) for l, n in self.numbered)
 
     @cached_property
     def irreps(self) -> o3.Irreps:

@@ -50,6 +50,8 @@ def spin_half_D(R: torch.Tensor) -> torch.Tensor:
     """
     if R.dtype not in _COMPLEX:
         raise DataError(f"expected rotations in float32 or float64, found {R.dtype}; convert them first")
+    if R.shape[-2:] != (3, 3):
+        raise DataError(f"expected rotations of shape (..., 3, 3), found {tuple(R.shape)}")
     alpha, beta, gamma = euler_angles(R * torch.linalg.det(R).sign()[..., None, None])
     half_sum, half_difference = (alpha + gamma) / 2, (alpha - gamma) / 2
     cos, sin = (beta / 2).cos(), (beta / 2).sin()

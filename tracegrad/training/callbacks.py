@@ -13,6 +13,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch import nn
 from torch_geometric.data import Data
 
 from tracegrad.atomic import atomic_write
@@ -28,6 +29,7 @@ HISTORY_FIELDS = ("step", "epoch", "seconds", "rate", "train_loss", "train_trace
 HISTORY_SECONDS = 5.0  # between two versions of the file
 VALIDATION_SHARE = 0.05  # of the time, when ``validate_every`` is 0
 STEP_OVER_FORWARD = 3.0  # a training step costs about three forward passes
+NEVER = 2**62  # a step that no run reaches
 
 
 def validation_interval(config: TrainingConfig, num_train: int, num_val: int) -> int:
@@ -52,9 +54,10 @@ class ValidationSet:
 class Supervisor(Callback):
     """Drives one run.
 
-    Every step: learning rate, mean of the weights, a look at the loss. Every few epochs: validation loss with the mean
-    of the weights, a snapshot if it is the best one, a return to the best one if the loss has stayed above
-    ``revert_ratio`` × best for ``revert_epochs`` epochs. At the end of the budget: a last validation and a stop.
+    Every step: learning rate, mean of the weights, a note where the loss is not finite (on a GPU it is looked at only
+    where losses are logged). Every few epochs: validation loss with the mean of the weights, a snapshot if it is the
+    best one, a return to the best one if the loss has stayed above ``revert_ratio`` × best for ``revert_epochs``
+    epochs. At the end of the budget: a last validation and a stop.
 
     Args:
         config: numbers of all that.
@@ -64,6 +67,12 @@ class Supervisor(Callback):
         validation: validation set.
         interval: epochs between two validations.
         folder: for ``history.csv``.
+
+    Attributes:
+        best: weights to go back to.
+        held: step and validation loss of the weights that were last validated or gone back to; at the end of a run
+            those of its weights.
+        first_bad: first step since the last return whose loss was not finite, on the device of the loss.
     """
 
     def __init__(
@@ -84,6 +93,8 @@ class Supervisor(Callback):
         self.interval = interval
         self.folder = folder
         self.best: Snapshot | None = None
+        self.held = (0, math.inf)
+        self.first_bad = torch.tensor(NEVER)
         self.history: list[dict[str, Any]] = []
         self.blown_epochs = 0
         self.nan_reverts = 0
@@ -119,11 +130,12 @@ class Supervisor(Callback):
         step = trainer.global_step
         done = agree(trainer, self.budget.progress(step, self.seconds) >= 1.0)
         self.average.update()
+        self._note_loss(pl_module, step)
         validate = step % (self.interval * self.schedule.steps_per_epoch) == 0 or done
         log = validate or step % self.config.log_every == 0
-        look = log or not batch.edge_vectors.is_cuda  # on a GPU every look waits for it
-        if look and agree(trainer, not self._loss_is_finite(pl_module)):
-            self._return_after_nan(trainer, pl_module, batch)
+        bad = self._first_bad_step(trainer) if log or reads_at_once(batch) else NEVER
+        if bad < NEVER:
+            self._return_after_nan(trainer, pl_module, bad)
         elif log:
             self._record(trainer, pl_module, step, validate)
         trainer.should_stop = trainer.should_stop or done
@@ -133,9 +145,17 @@ class Supervisor(Callback):
         if trainer.is_global_zero:
             write_history(self.folder / HISTORY_FILE, self.history)
 
-    def _loss_is_finite(self, module: TrainingModule) -> bool:
+    def _note_loss(self, module: TrainingModule, step: int) -> None:
+        """Note the step where its loss is not finite, without waiting for the device."""
         assert module.terms is not None
-        return math.isfinite(float(module.terms.total.detach()))
+        total = module.terms.total.detach()
+        self.first_bad = torch.minimum(self.first_bad.to(total.device), torch.where(total.isfinite(), NEVER, step))
+
+    def _first_bad_step(self, trainer: lightning.Trainer) -> int:
+        """First step with a loss that was not finite in any process of the run."""
+        if trainer.world_size == 1:
+            return int(self.first_bad)
+        return int(trainer.strategy.reduce(self.first_bad, reduce_op="min"))
 
     def _record(self, trainer: lightning.Trainer, module: TrainingModule, step: int, validate: bool) -> None:
         """Write the losses to the loggers, after a validation where one is due."""
@@ -178,6 +198,7 @@ class Supervisor(Callback):
     def _judge(self, trainer: lightning.Trainer, module: TrainingModule, loss: float, step: int) -> dict[str, str]:
         """Keep the best weights, or go back to them when the loss has been far above for long enough."""
         assert self.best is not None
+        self.held = (step, loss)
         self.schedule.observe(loss, self.interval)
         if loss < self.best.loss:
             self.best = Snapshot(module.model, self.average, trainer.optimizers[0], loss, step)
@@ -192,16 +213,19 @@ class Supervisor(Callback):
         assert self.best is not None
         self.best.restore(module.model, self.average, trainer.optimizers[0])
         self.schedule.decay(self.config.revert_decay)
+        self.held = (self.best.step, self.best.loss)
+        self.first_bad = torch.full_like(self.first_bad, NEVER)
         self.blown_epochs = 0
 
-    def _return_after_nan(self, trainer: lightning.Trainer, module: TrainingModule, batch: Data) -> None:
-        """Go back to the best weights, a few times; then stop and name the batch."""
+    def _return_after_nan(self, trainer: lightning.Trainer, module: TrainingModule, bad: int) -> None:
+        """Go back to the best weights, a few times; then stop and name the batch of the first bad step."""
         assert self.best is not None
         self.nan_reverts += 1
-        names, step = ", ".join(batch.names), trainer.global_step
+        batches, step = module.batches, trainer.global_step
+        names = ", ".join(name for k in batches.order.joint(bad - 1) for name in batches.graphs[k].names)
         if self.nan_reverts > self.config.max_nan_reverts:
             raise TrainingError(
-                f"the loss is not a finite number at step {step}, batch: {names}, after {self.nan_reverts - 1} returns "
+                f"the loss is not a finite number at step {bad}, batch: {names}, after {self.nan_reverts - 1} returns "
                 f"to the best weights (step {self.best.step}, validation loss {self.best.loss:.3e} eV^2); lower "
                 "training.learning_rate, set training.clip, or check that structure"
             )
@@ -210,12 +234,20 @@ class Supervisor(Callback):
         row = {"step": step, "epoch": step / self.schedule.steps_per_epoch, "seconds": self.seconds, "event": event}
         self.history.append(row)
 
+    def take_best(self, model: nn.Module) -> None:
+        """Put the best weights in place of those of the last step."""
+        assert self.best is not None
+        self.best.restore_weights(model)
+        self.average.load_state_dict(self.best.average)
+        self.held = (self.best.step, self.best.loss)
+
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs besides the weights and the optimiser."""
         return {
             "schedule": self.schedule.state_dict(),
             "average": self.average.state_dict(),
             "best": None if self.best is None else self.best.state_dict(),
+            "held": self.held,
             "history": list(self.history),
             "blown_epochs": self.blown_epochs,
             "nan_reverts": self.nan_reverts,
@@ -227,10 +259,16 @@ class Supervisor(Callback):
         self.schedule.load_state_dict(state["schedule"])
         self.average.load_state_dict(state["average"])
         self.best = Snapshot.from_state_dict(state["best"])
+        self.held = state.get("held", self.held)  # states of earlier versions lack it
         self.history = list(state["history"])
         self.blown_epochs = int(state["blown_epochs"])
         self.nan_reverts = int(state["nan_reverts"])
         self.seconds_before = float(state["seconds"])
+
+
+def reads_at_once(batch: Data) -> bool:
+    """Whether numbers of the step can be read at no cost: on a GPU every look waits for it."""
+    return not batch.edge_vectors.is_cuda
 
 
 def agree(trainer: lightning.Trainer, flag: bool) -> bool:

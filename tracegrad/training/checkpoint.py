@@ -105,8 +105,8 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Config, dict[str, Any]
         path: file written by ``save_checkpoint``.
 
     Returns:
-        The network in evaluation mode on the CPU, its configuration, and the rest: ``data`` (a ``DataSummary``) and
-        ``info``.
+        The network in evaluation mode on the CPU with the numbers of the file, its configuration, and the rest:
+        ``data`` (a ``DataSummary``) and ``info``.
 
     Raises:
         CheckpointError: missing, truncated, of another kind, or not loadable into the network that it describes.
@@ -123,15 +123,16 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Config, dict[str, Any]
     try:
         config = config_from_dict(content["config"], str(path))
         data = DataSummary.from_dict(content["data"])
-        model = make_network(config.model, data)
-        model.load_state_dict(content["state_dict"])
+        tensors = content["state_dict"]
+        dtype = next((t.dtype for t in tensors.values() if t.is_floating_point()), torch.float32)
+        model = make_network(config.model, data).to(dtype)
+        model.load_state_dict(tensors)
     except CheckpointError:
         raise
     except (TracegradError, KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(f"{path}: the weights do not fit the network they describe: {first[:300]}") from None
-    dtype = next((t.dtype for t in content["state_dict"].values() if t.is_floating_point()), torch.float32)
-    return model.to(dtype).eval(), config, {"data": data, "info": dict(content["info"])}
+    return model.eval(), config, {"data": data, "info": dict(content["info"])}
 
 
 def make_network(config: ModelConfig, data: DataSummary) -> nn.Module:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,19 +15,25 @@ from tracegrad.data import Structure
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph, collate
 from tracegrad.model.output import OutputTransform
-from tracegrad.so3 import random_rotation, wigner_D
+from tracegrad.so3 import random_rotation
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def build_graphs(
-    structures: Sequence[Structure], layout: TargetLayout, *, dtype: torch.dtype, device: torch.device | str = "cpu"
+    structures: Sequence[Structure],
+    layout: TargetLayout,
+    *,
+    lmax: int | None = None,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
 ) -> list[Data]:
     """Graphs with targets of all structures; each is computed once, in float64, then cast and moved.
 
     Args:
         structures: with Hamiltonians.
         layout: which blocks are predicted.
+        lmax: largest degree of the frames, as in :func:`tracegrad.graph.build_graph`.
         dtype: precision of the training.
         device: where the graphs stay during training.
 
@@ -41,7 +46,7 @@ def build_graphs(
     for structure in structures:
         if structure.hamiltonian is None:
             raise DataError(f"{structure.name}: expected a Hamiltonian to learn from, found none")
-        graphs.append(build_graph(structure, layout, dtype=dtype).to(device))
+        graphs.append(build_graph(structure, layout, lmax=lmax, dtype=dtype).to(device))
     return graphs
 
 
@@ -64,25 +69,6 @@ def label_residual(graphs: Sequence[Data], output: OutputTransform) -> None:
         residual[:, : output.num_pole] -= output.reference_pole(graph, len(residual)).to(residual)
         label = torch.zeros_like(graph.target_trace)
         graph.target_trace = label.index_add_(1, block.to(label.device), residual.square()) * graph.trace_mask
-
-
-def rotated(graph: Data, rotation: Tensor) -> Data:
-    """The graph of the rotated structure; its targets, in the frames of the edges, are the same.
-
-    The frames turn with the edges, so each Wigner matrix D(Q^T) becomes D(Q^T) D(R^T).
-
-    Args:
-        graph: graph or batch; it is not changed.
-        rotation: (3, 3) proper rotation of (x, y, z).
-    """
-    turned = copy(graph)
-    for name in ("positions", "cell", "edge_vectors"):
-        turned[name] = graph[name] @ rotation.T.to(graph[name])
-    turned.wigner = []
-    for l, matrices in enumerate(graph.wigner):
-        rows = [l, *(l + sign * m for m in range(1, l + 1) for sign in (1, -1))]  # the order of the frames
-        turned.wigner.append(matrices @ wigner_D(l, rotation)[rows][:, rows].T.to(matrices))
-    return turned
 
 
 def step_rotation(seed: int, step: int) -> Tensor:
@@ -117,14 +103,17 @@ class BatchOrder:
         """Steps in which every structure is used once."""
         return math.ceil(self.num_graphs / (self.batch_size * self.world_size))
 
-    def indices(self, step: int) -> list[int]:
-        """Structures of a step, counted from the start of the run, in this process."""
+    def joint(self, step: int) -> list[int]:
+        """Structures of a step, counted from the start of the run, in all processes."""
         epoch, position = divmod(step, self.steps_per_epoch)
         order = np.random.default_rng([self.seed, epoch]).permutation(self.num_graphs)
         size = self.batch_size * self.world_size
-        chosen = order[position * size : (position + 1) * size]
-        mine = chosen[self.rank :: self.world_size]
-        return [int(k) for k in (mine if len(mine) else chosen[:1])]
+        return [int(k) for k in order[position * size : (position + 1) * size]]
+
+    def indices(self, step: int) -> list[int]:
+        """Structures of a step in this process."""
+        chosen = self.joint(step)
+        return chosen[self.rank :: self.world_size] or chosen[:1]
 
 
 @dataclass(frozen=True)

@@ -8,29 +8,44 @@ from pathlib import Path
 
 import torch
 
+from tracegrad.config import TrainingConfig
 from tracegrad.errors import ConfigError
 
 
-def choose_device(name: str, cuda_graphs: bool = False) -> torch.device:
-    """Device of a run.
+def choose_device(training: TrainingConfig) -> torch.device:
+    """Device of this process of a run; with several GPUs that of its number on the machine.
 
     Args:
-        name: ``training.device``.
-        cuda_graphs: ``training.cuda_graphs``.
+        training: ``device``, ``devices`` and ``cuda_graphs`` decide.
 
     Raises:
         ConfigError: a GPU is needed and there is none, or it is not to be used.
     """
-    if name == "cuda" and not torch.cuda.is_available():
+    available = torch.cuda.is_available()
+    if training.device == "cuda" and not available:
         raise ConfigError("training.device: expected a CUDA GPU, found none; use training.device=cpu")
-    if cuda_graphs and (name == "cpu" or not torch.cuda.is_available()):
+    if training.cuda_graphs and (training.device == "cpu" or not available):
         raise ConfigError("training.cuda_graphs: expected a CUDA GPU, found none in use; set it to false")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
+    if training.device == "cpu" or not available:
+        return torch.device("cpu")
+    local_rank = _environment_number("LOCAL_RANK", "SLURM_LOCALID")
+    return torch.device("cuda", local_rank) if training.devices > 1 else torch.device("cuda")
 
 
-def process_rank() -> int:
-    """Number of this process among those of one run, 0 to world size - 1, as its launcher says it."""
-    return int(next((os.environ[name] for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if name in os.environ), 0))
+def process_rank(training: TrainingConfig | None = None) -> int:
+    """Number of this process among those of one run, 0 to world size - 1, as its launcher says it.
+
+    Args:
+        training: of the run; where it has one process the launcher is not asked, which may have started many such runs.
+    """
+    if training is not None and training.devices * training.nodes == 1:
+        return 0
+    return _environment_number("RANK", "SLURM_PROCID", "LOCAL_RANK")
+
+
+def _environment_number(*names: str) -> int:
+    """The first of some environment variables that is set, else 0."""
+    return int(next((os.environ[name] for name in names if name in os.environ), 0))
 
 
 def device_name(device: torch.device) -> str:

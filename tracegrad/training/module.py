@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch_geometric.data import Data
 
 from tracegrad.config import TrainingConfig
-from tracegrad.graph import TargetLayout
+from tracegrad.graph import TargetLayout, rotate_graph
 from tracegrad.loss import LossTerms, ReversedFrame, TraceGradLoss
-from tracegrad.training.data import BatchStream, rotated, step_rotation
+from tracegrad.training.data import BatchStream, step_rotation
 from tracegrad.training.recorded import RecordedSteps, Recorder
 from tracegrad.training.soap import SOAP, weight_matrices
 
@@ -62,7 +62,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: Data, batch_idx: int) -> Tensor:
         """Loss of one batch, rotated in the part of the run where the configuration asks for it."""
         if self.config.rotate_after < 1.0 and self.progress >= self.config.rotate_after:
-            batch = rotated(batch, step_rotation(self.config.seed, self.trainer.global_step))
+            batch = rotate_graph(batch, step_rotation(self.config.seed, self.trainer.global_step))
         self.terms = self.recorded(batch) if self.recorded else self.terms_of(batch)
         return self.terms.total
 

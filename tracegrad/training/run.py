@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from tracegrad.config import Config, check_budget
 from tracegrad.data import Dataset, load_dataset
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
+from tracegrad.model import frame_degree
 from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
@@ -79,7 +81,7 @@ def train(
         if config.training.threads:
             torch.set_num_threads(config.training.threads)
         check_budget(config)
-        run = prepare(config, data, choose_device(config.training.device, config.training.cuda_graphs), folder)
+        run = prepare(config, data, choose_device(config.training), folder)
         fit(run, config, folder, quiet=quiet)
         return _save_final(run, config, data, folder)
 
@@ -94,10 +96,14 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         model = make_network(config.model, DataSummary.of(data))
+    if dtype == torch.float64:
+        model.double()  # before it is given numbers that float32 would round
     structures = data.train[: config.data.num_train or None]
     targets = cast(TargetLayout, model.targets)
-    graphs = build_graphs(structures, targets, dtype=dtype, device=device)
-    val_graphs = build_graphs(data.val, targets, dtype=dtype, device=device)
+    graphs, val_graphs = (
+        build_graphs(part, targets, lmax=frame_degree(model), dtype=dtype, device=device)
+        for part in (structures, data.val)
+    )
     if training.start_from:
         start_from(training.start_from, model, DataSummary.of(data))
     else:
@@ -135,7 +141,7 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
     state = folder / RESUME_FILE
     with quiet_lightning():
         trainer = lightning.Trainer(
-            accelerator=choose_device(training.device).type,
+            accelerator=choose_device(training).type,
             devices=training.devices,
             num_nodes=training.nodes,
             strategy="ddp" if training.devices * training.nodes > 1 else "auto",
@@ -159,21 +165,20 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
     """Choose the final weights and save them."""
     supervisor, model = run.supervisor, run.module.model
     best, last = supervisor.best, supervisor.history[-1]
-    use_best = config.training.select == "best" and best is not None and best.step > 0
+    if config.training.select == "best" and best is not None and best.step > 0:
+        supervisor.take_best(model)
+    step, loss = supervisor.held
     info = {
         "steps": int(last["step"]),
         "epochs": float(last["epoch"]),
         "train_seconds": float(supervisor.seconds),
-        "selected_step": best.step if use_best and best is not None else int(last["step"]),
-        "val_loss": best.loss if use_best and best is not None else last.get("val_loss"),
+        "selected_step": step,
+        "val_loss": loss if math.isfinite(loss) else None,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "device": device_name(choose_device(config.training.device)),
+        "device": device_name(choose_device(config.training)),
         "git_commit": git_commit(),
     }
-    if use_best and best is not None:
-        best.restore_weights(model)
-        supervisor.average.load_state_dict(best.average)
-    if process_rank() == 0:
+    if process_rank(config.training) == 0:
         with supervisor.average.applied():
             cutoff = longest_pair(run.module.batches.graphs)
             save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data, cutoff), info)

@@ -61,8 +61,8 @@ class SOAP(torch.optim.Optimizer):
     ``sqrt(V)`` in the matrix, so that neither the scale of the loss nor rounding in directions without a gradient
     matters. Every so many steps one step of power iteration and a QR decomposition update the eigenvectors. Every
     element of a vector (biases, gains) is a matrix of its own: Adam. Matrices of one shape are handled as one batch;
-    the first step only measures. With a decay ``d``, matrices shrink by ``1 - rate d`` before every step, as in
-    AdamW; vectors do not.
+    the first step with a finite gradient only measures. With a decay ``d``, matrices shrink by ``1 - rate d`` before
+    every step, as in AdamW; vectors do not.
     Vyas et al., SOAP, arXiv:2409.11321, Algorithm 3.
 
     Args:
@@ -105,9 +105,11 @@ class SOAP(torch.optim.Optimizer):
                 loss = closure()
         parameters, rate = self.param_groups[0]["params"], self.param_groups[0]["lr"]
         state = self.state[parameters[0]]  # one state for all: the buckets cut across the parameters
-        state["step"] = state.get("step", 0) + 1
         gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+        if "step" not in state and not bool(gradient.square().sum().isfinite()):
+            return loss  # eigenvectors of no numbers: whoever looks at the loss finds the batch
         gradient = gradient.index_select(0, self.order.like(gradient))
+        state["step"] = state.get("step", 0) + 1
         if state["step"] == 1:
             self._measure(gradient, state)
             update = torch.zeros_like(gradient)

@@ -132,6 +132,7 @@ class _TypeOrder:
             known = cls._known[types] = cls(types, num_types)
         return known
 
+    @torch.inference_mode(False)  # training may meet what a prediction made
     def __init__(self, types: Tensor, num_types: int) -> None:
         self.order = torch.argsort(types, stable=True)
         self.inverse = torch.argsort(self.order)

@@ -12,6 +12,12 @@ from tracegrad.so3.frames import EdgeFrames, FrameBlocks, FrameLayout
 EPS = 1e-5
 
 
+def root(squares: Tensor) -> Tensor:
+    """Square root whose derivative at 0 is 0: features that vanish by symmetry have no direction to grow in."""
+    nonzero = squares != 0
+    return torch.where(nonzero, squares, 1.0).sqrt() * nonzero
+
+
 class GraphNorm(nn.Module):
     r"""The layer norm of DeepH-E3: statistics over all nodes or edges of a structure.
 
@@ -65,7 +71,7 @@ class GraphNorm(nn.Module):
             centred.append(rows.view_as(block))
         scalars = centred[0].squeeze(1)[:, : self.num_scalars]
         squares = structures.mean(scalars.square() @ self.scalar_average.like(scalars))
-        inverse = 1 / (squares.sqrt() + EPS)
+        inverse = 1 / (root(squares) + EPS)
         factor = (inverse @ self.scalar_spread.like(scalars) + self.others.like(scalars)) * self.weight
         scaled = scale_channels(centred, structures.spread(factor), self.layout.starts)
         bias = nn.functional.pad(self.bias, (0, self.layout.num_channels - self.num_biases))

@@ -133,6 +133,7 @@ def checkpoint_target(path: Path, data: str | None = None, atoms: int = 6) -> Ta
     """
     from tracegrad.data import DATABASES, load_dataset
     from tracegrad.graph import build_graph
+    from tracegrad.model import frame_degree
     from tracegrad.training.checkpoint import load_checkpoint
 
     from .adapter_tracegrad import TraceGradAdapter
@@ -142,6 +143,6 @@ def checkpoint_target(path: Path, data: str | None = None, atoms: int = 6) -> Ta
     known = data is None or data in DATABASES
     dataset = load_dataset(data if known and data else summary.key, source=summary.source if known else str(data))
     layout: Any = model.targets
-    graph = build_graph(dataset.test[0], layout, lmax=max(config.model.lmax_sh, 1))
+    graph = build_graph(dataset.test[0], layout, lmax=frame_degree(model))
     adapter = TraceGradAdapter(layout, config.model.hermitian)
     return Target(model, graph=adapter.nearest(graph, atoms), adapter=adapter, name=str(path))

@@ -41,6 +41,7 @@ HAMILTONIAN_QUANTUM = 1e-6  # hartree; error at most 5e-7 hartree = 0.0136 meV
 OVERLAP_QUANTUM = 1e-8  # dimensionless; far below the smallest eigenvalues of S, about 2e-3
 FORMAT = "tracegrad-compact"
 LAYOUT = 2
+HDF5_FORMATS = ("earliest", "v110")  # what every supported h5py reads; newer ones than h5py 3.15 write other types
 MAX_PAIRS_PER_ATOM = 20_000  # a bound against damaged counts
 
 
@@ -160,7 +161,7 @@ def write_compact(
     path = Path(path)
     orbitals: Orbitals = {}
     spinful: bool | None = None
-    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as handle:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver=HDF5_FORMATS) as handle:
         groups = handle.create_group("structures")
         for subset, structure in structures:
             if subset not in SUBSETS:

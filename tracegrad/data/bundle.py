@@ -75,9 +75,7 @@ def _structures(files: Sequence[CompactFile]) -> Iterator[tuple[str, Structure]]
     for file in files:
         for subset, names in file.subsets.items():
             for name in names:
-                structure = file.read(name)
-                facts = {k: v for k, v in structure.metadata.items() if k not in ("source", "split")}
-                yield subset, Structure(**{**structure.fields(), "metadata": facts})
+                yield subset, file.read(name)
 
 
 def _manifest(files: Sequence[CompactFile]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Layout 2 (written here)::
 
     /                        attributes: format = "tracegrad-compact", layout = 2, manifest (JSON)
-    /structures/<id>         attributes: split, name, n_pairs, metadata (JSON)
+    /structures/<id>         attributes: split, n_pairs, n_overlap_pairs, metadata (JSON)
         numbers (N,) int32   positions (N, 3) float64 Å   cell (3, 3) float64 Å, rows   pbc (3,) bool
         pairs                packed int32, the (5, P) columns of (Rx, Ry, Rz, i, j), 0-based, Hermitian half
         hamiltonian          packed int32, multiples of the manifest's ``hamiltonian_quantum`` hartree
@@ -153,7 +153,7 @@ def write_compact(
     Args:
         path: the file to make.
         structures: pairs (subset, structure); all of the same orbitals (per element) and spin.
-        manifest: facts about the whole set; orbitals, spin and quanta are added.
+        manifest: facts about the whole set; counts, orbitals, spin and quanta are added.
 
     Raises:
         DataError: if the structures disagree, or break time reversal (the form stores H and W only).
@@ -161,6 +161,7 @@ def write_compact(
     path = Path(path)
     orbitals: Orbitals = {}
     spinful: bool | None = None
+    counts = dict.fromkeys(SUBSETS, 0)
     with atomic_write(path) as temporary, h5py.File(temporary, "w", libver=HDF5_FORMATS) as handle:
         groups = handle.create_group("structures")
         for subset, structure in structures:
@@ -173,8 +174,10 @@ def write_compact(
             if structure.name in groups or not structure.name or "/" in structure.name:
                 raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
             _write_structure(groups.create_group(structure.name), subset, structure)
+            counts[subset] += 1
         full = {
             **(manifest or {}),
+            "counts": counts,
             "orbitals": orbital_table(orbitals),
             "spinful": bool(spinful),
             "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
@@ -196,7 +199,8 @@ def _merge_orbitals(orbitals: Orbitals, structure: Structure) -> None:
 def _write_structure(group: h5py.Group, subset: str, structure: Structure) -> None:
     hamiltonian = structure.hamiltonian and _storage_order(structure, structure.hamiltonian.hermitian_half())
     overlap = structure.overlap and _storage_order(structure, structure.overlap.hermitian_half())
-    group.attrs.update(split=subset, metadata=json.dumps(plain_value(dict(structure.metadata))))
+    facts = {name: plain_value(value) for name, value in structure.metadata.items() if name not in ("source", "split")}
+    group.attrs.update(split=subset, metadata=json.dumps(facts))
     group["numbers"] = structure.numbers.astype(np.int32)
     group["positions"], group["cell"], group["pbc"] = structure.positions, structure.cell, structure.pbc
     if hamiltonian is not None:

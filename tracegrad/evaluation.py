@@ -12,7 +12,7 @@ from torch import nn
 
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config
-from tracegrad.data import Blocks, Dataset, Structure, load_dataset
+from tracegrad.data import DATABASES, Blocks, Dataset, Structure, load_dataset
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph
 from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
@@ -79,7 +79,7 @@ def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> 
 
     Args:
         path: ``final.ckpt`` of a run.
-        data: key of a bundled database, or a path to data.
+        data: key of a bundled database, or a path to data; a key is never taken for a path.
         key: name of the database where `data` is a path; by default that of the training.
 
     Returns:
@@ -90,7 +90,7 @@ def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> 
     """
     model, config, rest = load_checkpoint(path)
     summary: DataSummary = rest["data"]
-    is_path = Path(data).exists() or "/" in data
+    is_path = data not in DATABASES and (Path(data).exists() or "/" in data)
     dataset = load_dataset(key or summary.key, source=data) if is_path else load_dataset(data)
     check_same_data(path, summary, dataset.orbitals, dataset.spinful)
     return {

@@ -94,12 +94,13 @@ def _structure(text: str) -> tuple[Structure, str]:
     from tracegrad.prediction import PREDICTION_FILE
 
     key, _, name = text.partition("/")
-    if key in DATABASES and name and not Path(text).exists():
+    if key in DATABASES and name:
         dataset = load_dataset(key)
         known = {n: subset for subset in dataset.subsets.values() for n in subset.names}
-        if name not in known:
+        if name in known:
+            return known[name].read(name), key
+        if not Path(text).exists():
             raise DataError(f"{key} has no structure {name!r}. {did_you_mean(name, known)[:300]}")
-        return known[name].read(name), key
     structure = read_deeph(Path(text))
     marked = {**structure.metadata, "predicted": (Path(text) / PREDICTION_FILE).is_file()}
     return type(structure)(**{**structure.fields(), "metadata": marked}), structure.name

@@ -156,6 +156,8 @@ def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.Cap
         (["train", "--config", "missing.yaml", "--out", "x"], "missing.yaml: cannot be read"),
         (["train", "--preset", "smoke", "--dataset", "MH", "--out", "x"], "Did you mean"),
         (["train", "--preset", "smoke", "--source", "missing.h5", "--out", "x"], "missing.h5"),
+        (["train", *TINY, "--set", "device=cuda", "--out", "x"], "expected a CUDA GPU, found none"),
+        (["train", *TINY, "--set", "start_from=missing.ckpt", "--out", "x"], "missing.ckpt"),
         (["evaluate", "missing.ckpt", "--data", "MG"], "missing.ckpt: not found"),
         (["evaluate", "FILES/run/config.yaml", "--data", "MG"], "truncated or not a checkpoint"),
         (["evaluate", "FILES/run/last.ckpt", "--data", "MG"], "unfinished run"),
@@ -169,6 +171,7 @@ def test_wrong_input_gives_a_message_and_exit_code_2(
     words: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main([word.replace("FILES", str(files)) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("tracegrad: error: ")

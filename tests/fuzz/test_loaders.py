@@ -8,7 +8,7 @@ import shutil
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from tracegrad.config import load_config
 from tracegrad.data import Blocks, Structure, load_dataset, read_deeph, write_deeph
+from tracegrad.data.check import check_one
 from tracegrad.data.compact import open_compact, write_compact
 from tracegrad.data.deeph import parse_key
 from tracegrad.data.folders import read_split
@@ -160,14 +161,32 @@ def test_info(form: str, content: str | bytes, damaged: Callable[[str], Path]) -
 @pytest.mark.parametrize("form", ["legacy", "new"])
 @EXAMPLES
 @given(
-    key=st.sampled_from(["isspinful", "fermi_level", "spinful", "elements_orbital_map", "atoms_quantity"]), value=JSON
+    key=st.sampled_from(
+        ["isspinful", "fermi_level", "fermi_energy_eV", "spinful", "elements_orbital_map", "atoms_quantity"]
+    ),
+    value=JSON,
 )
 def test_values_in_info(form: str, key: str, value: Any, damaged: Callable[[str], Path]) -> None:
     folder = damaged(form)
     info = json.loads((folder / "info.json").read_text())
     (folder / "info.json").write_text(json.dumps({**info, key: value}))
     with bounded():
-        read_deeph(folder)
+        assert isinstance(check_one(read_deeph(folder, validate=False)).fermi_energy_eV, float | int | None)
+        shutil.rmtree(folder.parent / "again", ignore_errors=True)
+        write_deeph(read_deeph(folder), folder.parent / "again")
+
+
+@pytest.mark.parametrize("value", ["-4.2 eV", [1], float("nan"), True, 10**400, None, -4.2], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(("form", "key"), [("legacy", "fermi_level"), ("new", "fermi_energy_eV")])
+def test_a_fermi_level_is_a_finite_number_or_none(
+    form: str, key: str, value: Any, damaged: Callable[[str], Path]
+) -> None:
+    folder = damaged(form)
+    info = json.loads((folder / "info.json").read_text())
+    (folder / "info.json").write_text(json.dumps({**info, key: value}))
+    sound = value in (None, -4.2)
+    with nullcontext() if sound else pytest.raises(DataError, match=r"info\.json: expected the Fermi level as a finite"):
+        assert read_deeph(folder, validate=False).metadata["fermi_energy_eV"] == value
 
 
 @pytest.mark.parametrize("file", ["element.dat", "lat.dat", "site_positions.dat", "orbital_types.dat"])

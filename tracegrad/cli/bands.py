@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 from tracegrad.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"tracegrad: warning: {line}", file=sys.stderr)
     files = _write(options.out, dataset, structure.name, dft, predicted, extra)
     if options.json:
-        print(json.dumps({"files": [str(path) for path in files], **extra}))
+        print_json({"files": [str(path) for path in files], **extra})
     elif not options.quiet:
         print("\n".join([*_lines(own, extra), *(f"written {path}" for path in files)]))
     return 0

@@ -33,7 +33,7 @@ from tracegrad.data.codec import pack, quantise, unpack
 from tracegrad.data.hdf5 import open_hdf5, read_array
 from tracegrad.data.spin import scalar_and_spin_orbit, spinful_blocks
 from tracegrad.data.splits import SUBSETS
-from tracegrad.data.structure import Orbitals, Structure, orbital_table, parse_orbitals
+from tracegrad.data.structure import Orbitals, Structure, check_fermi_energy, orbital_table, parse_orbitals
 from tracegrad.errors import DataError
 
 HARTREE_EV = 27.211386245988  # eV, CODATA 2018
@@ -279,6 +279,7 @@ def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure
     if source.spinful and "fermi_energy_spin_orbit_eV" in metadata:
         metadata = {**metadata, "fermi_energy_scalar_eV": metadata.get("fermi_energy_eV")}
         metadata["fermi_energy_eV"] = metadata.pop("fermi_energy_spin_orbit_eV")
+    check_fermi_energy(metadata.get("fermi_energy_eV"), where)
     pbc = read_array(group, "pbc", (3,), where).astype(np.bool_) if "pbc" in group else np.ones(3, dtype=np.bool_)
     return Structure(
         numbers=numbers,

@@ -29,6 +29,7 @@ from tracegrad.physics import (
 )
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
+from tracegrad.training.device import choose_device
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -96,11 +97,12 @@ class Predictor:
 
         Raises:
             CheckpointError: missing, truncated, or not a trained network.
+            ConfigError: a GPU is asked for and there is none.
         """
         model, config, rest = load_checkpoint(checkpoint)
         data: DataSummary = rest["data"]
         setting = config.model.setting
-        return cls(model.to(device), setting, data, training_cutoff(model, data), str(checkpoint))
+        return cls(model.to(choose_device(device)), setting, data, training_cutoff(model, data), str(checkpoint))
 
     def __call__(
         self,

@@ -15,14 +15,14 @@ def choose_device(name: str, cuda_graphs: bool = False) -> torch.device:
     """Device of a run.
 
     Args:
-        name: ``training.device``.
+        name: ``auto``, ``cpu`` or ``cuda``.
         cuda_graphs: ``training.cuda_graphs``.
 
     Raises:
         ConfigError: a GPU is needed and there is none, or it is not to be used.
     """
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("training.device: expected a CUDA GPU, found none; use training.device=cpu")
+        raise ConfigError("device 'cuda': expected a CUDA GPU, found none; use the device 'cpu'")
     if cuda_graphs and (name == "cpu" or not torch.cuda.is_available()):
         raise ConfigError("training.cuda_graphs: expected a CUDA GPU, found none in use; set it to false")
     return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")

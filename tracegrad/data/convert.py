@@ -81,11 +81,12 @@ def convert(source: str | Path, target: str | Path, to: str) -> int:
         return 1
     paths: dict[str, str] = {}
     split: Split = {subset: tuple(name for s, name, _ in items if s == subset) for subset in SUBSETS}
+    rule = str(manifest.get("split_rule", f"subsets of {Path(source).name}"))
     with new_folder(target) as temporary:
         for subset, name, read in items:
             paths[name] = f"{subset}/{name}"
             write_deeph(read(True), temporary / paths[name], form)
-        write_split(FolderSet(temporary, paths, split, str(manifest.get("split_rule", f"subsets of {Path(source).name}"))))
+        write_split(FolderSet(temporary, paths, split, rule))
     return len(items)
 
 

@@ -95,7 +95,8 @@ def fetch(
     names = [archive.name for archive in entry.archives]
     unknown = sorted(set(sha256 or {}) - {"", *names})
     if unknown:
-        raise DataError(f"checksum for the archive {unknown[0]!r}, which {key} lacks. {did_you_mean(unknown[0], names)}")
+        near = did_you_mean(unknown[0], names)
+        raise DataError(f"found a checksum for the archive {unknown[0]!r}, which {key} does not have. {near}")
     root = Path(folder) if folder is not None else published_folder(key)
     (root / "archives").mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")

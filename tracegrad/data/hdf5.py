@@ -83,9 +83,11 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], wher
     Raises:
         DataError: if the dataset is missing, cannot be opened, is no numeric array or has another shape.
     """
+    item = None
     try:
-        item = group[name] if name in group else None
-    except KeyError as error:  # h5py's answer to every fault of the object
+        if name in group:  # group.get would be silent about the reason
+            item = group[name]
+    except KeyError as error:
         raise DataError(
             f"{where}: {name!r} is there and cannot be opened ({error.args[0]}); copy or fetch the file again, or "
             f"update h5py, which is {h5py.__version__} here"

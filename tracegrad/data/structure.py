@@ -6,7 +6,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -97,9 +96,9 @@ class Structure:
 def check_structure(structure: Structure, source: str = "") -> None:
     """Refuse a structure that cannot be right.
 
-    Checked: known elements with orbitals, non-singular cell, finite numbers, Fermi level, block shapes against the orbitals,
-    pairs within the structure and stored once, on-site blocks present, Hermiticity within 1e-6 eV, overlap keys
-    against Hamiltonian keys.
+    Checked: known elements with orbitals, non-singular cell, finite numbers, Fermi level, block shapes against the
+    orbitals, pairs within the structure and stored once, on-site blocks present, Hermiticity within 1e-6 eV, overlap
+    keys against Hamiltonian keys.
 
     Args:
         structure: what was read.
@@ -129,8 +128,8 @@ def check_fermi_energy(value: Any, where: str) -> None:
     Raises:
         DataError: if it is something else.
     """
-    number = isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if value is not None and not number:
+    number = isinstance(value, float | int | np.floating) and type(value) is not bool
+    if value is not None and not (number and abs(value) <= sys.float_info.max):
         raise DataError(f"{where}: expected the Fermi level as a finite number in eV, found {str(value)[:80]!r}")
 
 

@@ -226,17 +226,30 @@ def relative_to_baseline(
         A copy of `metrics`, with ``cha_reference`` set to ``DeepHE3`` in the subsets that both have.
 
     Raises:
-        DataError: the two are not of the same structures or blocks.
+        DataError: the baseline is no record of the same subsets, or not of the same structures or blocks.
     """
+    if not any(subset in baseline for subset in metrics):
+        raise DataError(
+            f"expected a baseline with the subset {' or '.join(metrics)}, found {', '.join(baseline) or 'none'}; "
+            "measure the baseline on the same data"
+        )
     filled: dict[str, dict[str, Any]] = {}
     for subset, own in metrics.items():
         filled[subset] = dict(own)
         if subset in baseline:
-            other = baseline[subset]
-            sample = _at_worst(own["per_structure"], other["per_structure"], "structures")
-            block = _at_worst(own["mae_block"], other["mae_block"], "blocks")
+            sample = _at_worst(own["per_structure"], _errors_of(baseline, subset, "per_structure"), "structures")
+            block = _at_worst(own["mae_block"], _errors_of(baseline, subset, "mae_block"), "blocks")
             filled[subset].update(mae_cha_sample=sample, mae_cha_block=block, cha_reference=BASELINE)
     return filled
+
+
+def _errors_of(baseline: Mapping[str, Any], subset: str, name: str) -> Mapping[str, float]:
+    """A table of errors out of a baseline's record."""
+    other = baseline[subset]
+    table = other.get(name) if isinstance(other, Mapping) else None
+    if not isinstance(table, Mapping) or not all(type(value) in (int, float) for value in table.values()):
+        raise DataError(f"baseline: expected numbers by name in metrics.{subset}.{name}, found {str(table)[:80]}")
+    return table
 
 
 def _at_worst(own: Mapping[str, float], reference: Mapping[str, float], what: str) -> float:

@@ -12,6 +12,7 @@ import pytest
 
 from tracegrad.data import DATABASES, Blocks, Structure
 from tracegrad.data.bundle import bundle, verify_bundle
+from tracegrad.data.bundle import main as pack_files
 from tracegrad.data.codec import pack
 from tracegrad.data.compact import (
     HAMILTONIAN_QUANTUM,
@@ -245,3 +246,21 @@ def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Ma
     write_compact(tmp_path / "c.h5", [("test", make_structure(name="c"))], {"key": "another"})
     with pytest.raises(DataError, match="not of one system"):
         bundle([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "out")
+
+
+def test_the_packing_tool_ends_wrong_input_with_a_message(
+    tmp_path: Path, make_structure: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = str(tmp_path / "a.h5")
+    write_compact(sound, [("train", make_structure())], {"key": "toy"})
+    for words, message in (
+        (["missing.h5", "--out", str(tmp_path)], "missing.h5: file not found"),
+        ([sound, "--out", str(tmp_path / "nowhere")], "nowhere does not exist; create it first"),
+    ):
+        assert pack_files(words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("tracegrad.data.bundle: error: ")
+        assert message in captured.err
+        assert captured.out == ""
+    assert pack_files([sound, "--out", str(tmp_path)]) == 0
+    assert "toy.h5" in capsys.readouterr().out

@@ -190,10 +190,8 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def _print_check(result: Any) -> None:
-    head = (
-        "name subset formula pairs r_cut/Å dH/eV dS minS(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV faults"
-    )
-    rows: list[tuple[str, ...]] = [tuple(head.split())]
+    head = "name subset formula pairs r_cut/Å d/r dH/eV dS minS(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV"
+    rows: list[tuple[str, ...]] = [(*head.split(), "faults")]
     for s in result.structures:
         numbers = (s.nan, s.duplicates, s.missing, s.overlap_only, s.hamiltonian_only)
         rows.append(
@@ -203,6 +201,7 @@ def _print_check(result: Any) -> None:
                 s.formula,
                 str(s.pairs),
                 f"{s.cutoff:.2f}",
+                "-" if s.shortest_bond is None else f"{s.shortest_bond:.2f}",
                 *(_short(value) for value in (s.hermiticity_eV, s.overlap_hermiticity, s.smallest_eigenvalue)),
                 s.order or "-",
                 _short(s.order_defect),

@@ -163,6 +163,7 @@ def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.Cap
         (["evaluate", "FILES/run/last.ckpt", "--data", "MG"], "unfinished run"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/other.h5"], "made for MG with the shells"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/MG.h5", "--baseline", "FILES/MG.h5"], "run record"),
+        (["train", *TINY, "--dataset", "MM", "--baseline", "FILES/run/run.json", "--out", "x"], "the same structures"),
         (["info", "--preset", "smok"], "Did you mean 'smoke'"),
     ],
 )

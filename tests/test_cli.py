@@ -17,6 +17,7 @@ import tracegrad
 from tracegrad.cli import COMMANDS, build_parser, generate, main
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.compact import write_compact
+from tracegrad.data.convert import open_source
 from tracegrad.data.dft import systems
 from tracegrad.data.dft.generate import FORMS
 
@@ -155,11 +156,14 @@ def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.Cap
         (["train", "--config", "missing.yaml", "--out", "x"], "missing.yaml: cannot be read"),
         (["train", "--preset", "smoke", "--dataset", "MH", "--out", "x"], "Did you mean"),
         (["train", "--preset", "smoke", "--source", "missing.h5", "--out", "x"], "missing.h5"),
+        (["train", *TINY, "--set", "device=cuda", "--out", "x"], "expected a CUDA GPU, found none"),
+        (["train", *TINY, "--set", "start_from=missing.ckpt", "--out", "x"], "missing.ckpt"),
         (["evaluate", "missing.ckpt", "--data", "MG"], "missing.ckpt: not found"),
         (["evaluate", "FILES/run/config.yaml", "--data", "MG"], "truncated or not a checkpoint"),
         (["evaluate", "FILES/run/last.ckpt", "--data", "MG"], "unfinished run"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/other.h5"], "made for MG with the shells"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/MG.h5", "--baseline", "FILES/MG.h5"], "run record"),
+        (["train", *TINY, "--dataset", "MM", "--baseline", "FILES/run/run.json", "--out", "x"], "the same structures"),
         (["info", "--preset", "smok"], "Did you mean 'smoke'"),
     ],
 )
@@ -168,6 +172,7 @@ def test_wrong_input_gives_a_message_and_exit_code_2(
     words: list[str], message: str,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main([word.replace("FILES", str(files)) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("tracegrad: error: ")
@@ -183,6 +188,21 @@ def test_a_folder_with_another_run_is_refused_and_left_alone(files: Path, capsys
     assert main(command) == 2
     assert "holds another run; continue it with --resume or give another --out" in capsys.readouterr().err
     assert {path.name: path.stat().st_mtime_ns for path in (files / "run").iterdir()} == before
+
+
+def test_a_key_is_never_taken_for_a_folder_of_that_name(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MG" / "MG_test_000").mkdir(parents=True)
+    assert len(open_source("MG")[0]) == 36
+    assert main(["bands", "MG/MG_test_000", "--path", "GM", "--points", "2", "--out", "out", "--quiet"]) == 0
+    evaluate = ["evaluate", str(files / "run" / "final.ckpt"), "--data"]
+    for name, message in (("MG", "made for MG with the shells"), ("./MG", "MG: no DeepH structure in it or below")):
+        assert main([*evaluate, name]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["bands", "./MG/MG_test_000", "--out", "out"]) == 2
+    assert "MG/MG_test_000: no DeepH structure" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "run.json"), KeyboardInterrupt()])

@@ -173,6 +173,14 @@ def test_records_can_be_made_relative_to_the_baseline_later() -> None:
     other = {"all": subset_metrics([OURS[0]])}
     with pytest.raises(DataError, match="same structures"):
         relative_to_baseline(ours, other)
+    for wrong, message in (
+        ({}, "with the subset all, found none"),
+        ({"nt": base["all"]}, "with the subset all, found nt"),
+        ({"all": 3}, r"numbers by name in metrics\.all\.per_structure, found None"),
+        ({"all": {**base["all"], "mae_block": {"C-C": "small"}}}, r"metrics\.all\.mae_block, found"),
+    ):
+        with pytest.raises(DataError, match=message):
+            relative_to_baseline(ours, wrong)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:

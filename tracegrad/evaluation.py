@@ -12,10 +12,10 @@ from torch import nn
 
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config
-from tracegrad.data import Blocks, Dataset, Structure, load_dataset
+from tracegrad.data import DATABASES, Blocks, Dataset, Structure, StructureSequence, load_dataset
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph
-from tracegrad.metrics import StructureErrors, relative_to_baseline, structure_errors, subset_metrics
+from tracegrad.metrics import StructureErrors, check_baseline, relative_to_baseline, structure_errors, subset_metrics
 from tracegrad.model import frame_degree, predict_blocks
 from tracegrad.physics import physics_metrics
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
@@ -62,16 +62,21 @@ def evaluate_dataset(model: nn.Module, dataset: Dataset) -> dict[str, dict[str, 
     Raises:
         DataError: there is no test structure.
     """
+    return {
+        name: {**subset_metrics(evaluate_structures(model, subset)), "physics": evaluate_physics(model, subset)}
+        for name, subset in _test_subsets(dataset).items()
+    }
+
+
+def _test_subsets(dataset: Dataset) -> dict[str, StructureSequence]:
+    """The test structures under the names that the tables have for them."""
     twisted = len(dataset.test_twisted) > 0
     first = "nt" if twisted or dataset.key not in UNTWISTED_KEYS else "all"
     subsets = {first: dataset.test, "t": dataset.test_twisted}
     filled = {name: subset for name, subset in subsets.items() if len(subset)}
     if not filled:
         raise DataError(f"{dataset.key}: expected test structures, found none; check the split")
-    return {
-        name: {**subset_metrics(evaluate_structures(model, subset)), "physics": evaluate_physics(model, subset)}
-        for name, subset in filled.items()
-    }
+    return filled
 
 
 def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> dict[str, Any]:
@@ -79,7 +84,7 @@ def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> 
 
     Args:
         path: ``final.ckpt`` of a run.
-        data: key of a bundled database, or a path to data.
+        data: key of a bundled database, or a path to data; a key is never taken for a path.
         key: name of the database where `data` is a path; by default that of the training.
 
     Returns:
@@ -90,7 +95,7 @@ def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> 
     """
     model, config, rest = load_checkpoint(path)
     summary: DataSummary = rest["data"]
-    is_path = Path(data).exists() or "/" in data
+    is_path = data not in DATABASES and (Path(data).exists() or "/" in data)
     dataset = load_dataset(key or summary.key, source=data) if is_path else load_dataset(data)
     check_same_data(path, summary, dataset.orbitals, dataset.spinful)
     return {
@@ -125,10 +130,15 @@ def run_and_record(
 
     Returns:
         The run record (design.md §3), errors in meV; empty in all processes of a run but the first.
+
+    Raises:
+        DataError: the baseline is of other structures; said before the training.
     """
     from tracegrad.training.run import train
 
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
+    if baseline is not None:
+        check_baseline(baseline["metrics"], {name: subset.names for name, subset in _test_subsets(data).items()})
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
     record_file = Path(out) / RECORD_FILE
     if process_rank(config.training) > 0:

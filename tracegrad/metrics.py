@@ -6,7 +6,7 @@ They are those of HarmoSE (arXiv:2401.00744) as the authors implement them: ``MA
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,8 +223,9 @@ def relative_to_baseline(
         A copy of `metrics`, with ``cha_reference`` set to ``DeepHE3`` in the subsets that both have.
 
     Raises:
-        DataError: the two are not of the same structures or blocks.
+        DataError: the baseline is no record of the same subsets, or not of the same structures or blocks.
     """
+    check_baseline(baseline, {subset: own["per_structure"] for subset, own in metrics.items()})
     filled: dict[str, dict[str, Any]] = {}
     for subset, own in metrics.items():
         filled[subset] = dict(own)
@@ -236,11 +237,40 @@ def relative_to_baseline(
     return filled
 
 
+def check_baseline(baseline: Mapping[str, Any], structures: Mapping[str, Iterable[str]]) -> None:
+    """Refuse a baseline's metrics that cannot be compared with those of some structures.
+
+    Args:
+        baseline: ``metrics`` of its run record.
+        structures: names by subset.
+
+    Raises:
+        DataError: it has none of the subsets, no errors in them, or those of other structures.
+    """
+    common = [subset for subset in structures if subset in baseline]
+    if not common:
+        raise DataError(
+            f"expected a baseline with the subset {' or '.join(structures)}, found {', '.join(baseline) or 'none'}; "
+            "measure the baseline on the same data"
+        )
+    for subset in common:
+        for name in ("per_structure", "mae_block"):
+            table = baseline[subset].get(name) if isinstance(baseline[subset], Mapping) else None
+            if not isinstance(table, Mapping) or not all(type(value) in (int, float) for value in table.values()):
+                where = f"metrics.{subset}.{name}"
+                raise DataError(f"baseline: expected numbers by name in {where}, found {str(table)[:80]}")
+        _check_names(structures[subset], baseline[subset]["per_structure"], "structures")
+
+
+def _check_names(own: Iterable[str], reference: Mapping[str, float], what: str) -> None:
+    difference = sorted(set(own) ^ reference.keys())
+    if difference:
+        raise DataError(f"expected the same {what} as the baseline, found a difference in {', '.join(difference[:5])}")
+
+
 def _at_worst(own: Mapping[str, float], reference: Mapping[str, float], what: str) -> float:
     """Value of `own` where `reference` is largest (the first name of equal ones)."""
-    if own.keys() != reference.keys():
-        difference = sorted(own.keys() ^ reference.keys())
-        raise DataError(f"expected the same {what} as the baseline, found a difference in {', '.join(difference[:5])}")
+    _check_names(own, reference, what)
     return float(own[max(sorted(reference), key=lambda name: reference[name])])
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from ase.build import bulk
+from ase.units import Bohr
 
 from tracegrad.data import Blocks, Structure, load_dataset, write_deeph
 from tracegrad.data.check import DataCheck, StructureCheck, check_data, check_one
 from tracegrad.data.deeph import reorder_orbitals
-from tracegrad.data.diagnostics import bloch_sum, rotations_to_z
+from tracegrad.data.diagnostics import bloch_sum, rotations_to_z, shortest_bond
 from tracegrad.so3.conventions import CONVENTIONS, to_convention
 
 SAME = {"e3nn": "cp2k", "cp2k": "e3nn"}  # two names of one convention
@@ -98,6 +100,11 @@ def _one_way(structure: Structure) -> Structure:
     return changed(structure, "hamiltonian", lambda h: h.completed().select(np.arange(2 * h.n_edges - 20)))
 
 
+def _stretched(structure: Structure, factor: float) -> Structure:
+    lengths = {name: factor * getattr(structure, name) for name in ("positions", "cell")}
+    return Structure(**{**structure.fields(), **lengths})
+
+
 FAULTS: dict[str, tuple[Callable[[Structure], Structure], str]] = {
     "NaN": (_scaled("hamiltonian", 7, np.nan), "NaN"),
     "a pair twice": (
@@ -115,6 +122,8 @@ FAULTS: dict[str, tuple[Callable[[Structure], Structure], str]] = {
         lambda s: changed(s, "hamiltonian", lambda h: h.with_values(h.values + (np.arange(len(h.values)) == 1))),
         "not Hermitian",
     ),
+    "lengths in Bohr": (lambda s: _stretched(s, 1 / Bohr), "times the sum of the covalent radii"),
+    "lengths in Å turned into Å once more": (lambda s: _stretched(s, Bohr), "times the sum of the covalent radii"),
     "cell of another structure": (
         lambda s: Structure(**{**s.fields(), "cell": s.cell * [[-1], [1], [1]]}),
         "no known convention fits",
@@ -134,6 +143,17 @@ def test_a_fault_is_found(fault: str, molybdenite: Structure) -> None:
     assert check_one(molybdenite).faults == ()
     faults = " | ".join(check_one(change(molybdenite)).faults)
     assert message in faults
+
+
+def test_the_shortest_distance_is_compared_with_the_radii_of_atoms_that_bind() -> None:
+    def crystal(symbol: str, length: float) -> Structure:
+        atoms = bulk(symbol, "fcc", a=length)
+        fields = atoms.numbers, atoms.positions, atoms.cell.array, np.ones(3, dtype=bool)
+        return Structure(*fields, {int(atoms.numbers[0]): (0,)}, False)
+
+    assert shortest_bond(crystal("Cu", 3.6)) == pytest.approx(3.6 / np.sqrt(2) / 2.64)
+    assert shortest_bond(crystal("Ar", 5.3)) is None  # a noble gas
+    assert shortest_bond(crystal("Cu", 20.0)) is None  # a lone atom
 
 
 def test_broken_time_reversal_is_found(telluride: Structure) -> None:

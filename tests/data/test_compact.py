@@ -10,8 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from tracegrad.data import Blocks, Structure
+from tracegrad.data import DATABASES, Blocks, Structure
 from tracegrad.data.bundle import bundle, verify_bundle
+from tracegrad.data.bundle import main as pack_files
 from tracegrad.data.codec import pack
 from tracegrad.data.compact import (
     HAMILTONIAN_QUANTUM,
@@ -23,6 +24,7 @@ from tracegrad.data.compact import (
 )
 from tracegrad.errors import DataError
 
+BOOLEAN = b"\x18\x02\x00\x00\x01\x00\x00\x00"  # head of the datatype message of an enumeration of two in one byte
 Maker = Callable[..., Structure]
 SameBlocks = Callable[[Blocks | None, Blocks | None], bool]
 
@@ -34,6 +36,15 @@ def largest_difference(first: Blocks | None, second: Blocks | None) -> float:
     ours, theirs = first.to_dict(), second.to_dict()
     assert ours.keys() == theirs.keys()
     return max(float(np.abs(ours[key] - theirs[key]).max()) for key in ours)
+
+
+def newest_versions(path: Path) -> tuple[int, int]:
+    """Newest versions in a file: of the superblock, and of the datatype messages of its arrays."""
+    found = []
+    with h5py.File(path) as handle:
+        handle.visititems(lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
+        messages = [item.id.get_type().encode() for item in found]
+    return path.read_bytes()[8], max(message[2] >> 4 for message in messages)
 
 
 @pytest.mark.parametrize("spinful", [False, True], ids=["spinless", "spinful"])
@@ -95,6 +106,25 @@ def test_the_plain_layout_is_read(tmp_path: Path, make_structure: Maker) -> None
     found = contents.read("one")
     assert (contents.layout, contents.subsets["val"], found.metadata["fermi_energy_eV"]) == (1, ("one",), -3.0)
     assert largest_difference(found.hamiltonian, made.hamiltonian) <= 0.5e-6 * HARTREE_EV * (1 + 1e-6)
+
+
+def test_a_file_has_the_format_of_hdf5_1_10(tmp_path: Path, make_structure: Maker) -> None:
+    write_compact(tmp_path / "a.h5", [("train", make_structure())])
+    for path in (tmp_path / "a.h5", *(path for entry in DATABASES.values() for path in entry.bundled_paths)):
+        assert newest_versions(path) <= (3, 3), path
+    with h5py.File(tmp_path / "new.h5", "w", libver="latest") as handle:  # h5py 3.15 and older cannot open its pbc
+        handle["pbc"] = np.ones(3, dtype=bool)
+    assert h5py.version.hdf5_version_tuple < (2,) or newest_versions(tmp_path / "new.h5") == (3, 5)
+
+
+def test_an_array_that_cannot_be_opened_is_not_called_missing(tmp_path: Path, make_structure: Maker) -> None:
+    path = tmp_path / "a.h5"
+    write_compact(path, [("train", make_structure())])
+    content = path.read_bytes()
+    assert content.count(BOOLEAN) == 1
+    path.write_bytes(content.replace(BOOLEAN, b"\xf8" + BOOLEAN[1:]))  # version 15 of the datatype message
+    with pytest.raises(DataError, match=r"structure 'toy': 'pbc' is there and cannot be opened \(.*version number"):
+        open_compact(path).read("toy")
 
 
 def test_structures_that_do_not_go_together_are_refused(tmp_path: Path, make_structure: Maker) -> None:
@@ -216,3 +246,21 @@ def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Ma
     write_compact(tmp_path / "c.h5", [("test", make_structure(name="c"))], {"key": "another"})
     with pytest.raises(DataError, match="not of one system"):
         bundle([tmp_path / "a.h5", tmp_path / "c.h5"], tmp_path / "out")
+
+
+def test_the_packing_tool_ends_wrong_input_with_a_message(
+    tmp_path: Path, make_structure: Maker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sound = str(tmp_path / "a.h5")
+    write_compact(sound, [("train", make_structure())], {"key": "toy"})
+    for words, message in (
+        (["missing.h5", "--out", str(tmp_path)], "missing.h5: file not found"),
+        ([sound, "--out", str(tmp_path / "nowhere")], "nowhere does not exist; create it first"),
+    ):
+        assert pack_files(words) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("tracegrad.data.bundle: error: ")
+        assert message in captured.err
+        assert captured.out == ""
+    assert pack_files([sound, "--out", str(tmp_path)]) == 0
+    assert "toy.h5" in capsys.readouterr().out

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tracegrad.data import Blocks, Structure, load_dataset, read_deeph, write_deeph
-from tracegrad.data.compact import write_compact
+from tracegrad.data import DATABASES, Blocks, Structure, load_dataset, read_deeph, write_deeph
+from tracegrad.data.compact import open_compact, write_compact
 from tracegrad.data.convert import convert
 from tracegrad.errors import DataError
 
@@ -45,6 +45,44 @@ def test_one_folder_becomes_one_folder(tmp_path: Path, make_structure: Maker, sa
     found = read_deeph(tmp_path / "b").hamiltonian
     assert found is not None
     assert same_blocks(found.hermitian_half(), made.hamiltonian)
+
+
+@pytest.mark.parametrize("form", ["deeph", "deeph-new"])
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, DataError])
+def test_a_conversion_that_stops_in_the_middle_leaves_nothing(
+    form: str, cause: type[BaseException], tmp_path: Path, make_structure: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subsets = ("train", "val", "test")
+    write_compact(tmp_path / "a.h5", [(s, make_structure(seed=k, name=f"toy_{k}")) for k, s in enumerate(subsets)])
+    written: list[Path] = []
+
+    def stops_at_the_third(structure: Structure, folder: Path, form: str) -> Path:
+        if len(written) == 2:
+            raise cause
+        written.append(write_deeph(structure, folder, form))
+        return folder
+
+    monkeypatch.setattr("tracegrad.data.convert.write_deeph", stops_at_the_third)
+    with pytest.raises(cause):
+        convert(tmp_path / "a.h5", tmp_path / "b", form)
+    assert len(written) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    monkeypatch.undo()
+    assert convert(tmp_path / "a.h5", tmp_path / "b", form) == 3
+    assert load_dataset("toy", tmp_path / "b").val.names == ("toy_1",)
+    assert (tmp_path / "b").stat().st_mode & 0o777 == 0o755
+
+
+def test_a_compact_file_tells_what_is_in_it_and_not_where_it_was_made(tmp_path: Path, make_structure: Maker) -> None:
+    write_deeph(make_structure(), tmp_path / "hidden" / "a")
+    convert(tmp_path / "hidden", tmp_path / "a.h5", "compact")
+    assert b"hidden" not in (tmp_path / "a.h5").read_bytes()
+    assert str(open_compact(tmp_path / "a.h5").read("a").metadata["source"]) == str(tmp_path / "a.h5")
+    assert convert("BT", tmp_path / "BT.h5", "compact") == sum(DATABASES["BT"].counts_bundled)
+    manifest = open_compact(tmp_path / "BT.h5").manifest
+    assert tuple(manifest["counts"].values()) == DATABASES["BT"].counts_bundled
+    assert manifest["engine"] == DATABASES["BT"].manifests[0]["engine"]
+    assert not {"seeds", "kmeshes"} & manifest.keys()  # those of the first part would be wrong for the whole
 
 
 def test_targets_and_forms_that_do_not_fit_are_refused(tmp_path: Path, make_structure: Maker) -> None:

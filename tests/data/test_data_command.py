@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from tracegrad.cli import main
@@ -33,6 +35,13 @@ def test_a_check_passes_or_fails_by_its_exit_code(tmp_path: Path, capsys: pytest
     assert report["passed"] is False
     assert report["counts"] == {"test": 1}
     assert any("orbital order" in fault for fault in report["structures"][0]["faults"])
+    (folder / "orbital_types.dat").write_text("0 0 1 1 2\n" * 4)
+    with h5py.File(folder / "overlaps.h5", "a") as handle:
+        handle["[0, 0, 0, 1, 1]"][0, 0] = np.inf
+    assert main(["data", "check", str(folder), "--json"]) == 1
+    text = capsys.readouterr().out  # Infinity and NaN are no JSON
+    measured = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in the output"))["structures"][0]
+    assert (measured["nan"], measured["overlap_hermiticity"]) == (1, None)
     assert main(["data", "check", str(tmp_path / "nowhere")]) == 2
     assert "not found; expected MG, MM" in capsys.readouterr().err
 

@@ -8,6 +8,8 @@ import io
 import json
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -208,6 +210,23 @@ def test_a_wrong_checksum_leaves_nothing(site: Site, archive: bytes, tmp_path: P
     (tmp_path / "MG" / "archives" / NAME).write_bytes(archive[:-1] + b"?")
     fetch("MG", tmp_path / "MG", mirror=site.url)
     assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+def test_a_checksum_for_an_unknown_archive_stops_before_any_transfer(site: Site, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=f"grafene.*, which MG does not have. Did you mean '{NAME}'"):
+        fetch("MG", tmp_path / "MG", mirror=site.url, sha256={"Monolayer_grafene_dataset.zip": "0" * 64})
+    assert site.seen == []
+    assert not (tmp_path / "MG").exists()
+
+
+@pytest.mark.parametrize("words", [["--quiet"], []], ids=["quiet", "control"])
+def test_quiet_is_quiet(words: list[str], site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    command = ["data", "fetch", "MG", "--mirror", site.url, "--out", str(tmp_path / "MG"), *words]
+    code = f"import sys\nfrom tracegrad.cli import main\nsys.exit(main({command!r}))"  # loggers keep the first stderr
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert run.stderr == ""
+    assert (run.stdout == "") is bool(words)
 
 
 class _FullDisk(io.BytesIO):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tracegrad.data import Structure, load_dataset, write_deeph
+from tracegrad.data.convert import open_source
 from tracegrad.data.folders import read_split, scan_folders, write_split
 from tracegrad.data.splits import release_split, split_sha256
 from tracegrad.errors import DataError
@@ -119,6 +120,22 @@ def test_split_files_that_cannot_be_right_are_refused(folder_of_ten: Path) -> No
     path.write_text("{}")
     with pytest.raises(DataError, match="no split file"):
         load_dataset("toy", path)
+
+
+def test_only_a_split_file_is_to_be_deleted(folder_of_ten: Path, tmp_path: Path) -> None:
+    path = write_split(scan_folders(folder_of_ten, "toy"), folder_of_ten / "mine.json")
+    assert load_dataset("toy", path).split_sha256 == load_dataset("toy", folder_of_ten).split_sha256
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "sha256": "0"}))
+    with pytest.raises(DataError, match="delete it to split anew"):
+        load_dataset("toy", path)
+    weights, record = tmp_path / "final.ckpt", tmp_path / "run.json"
+    weights.write_bytes(b"PK\x03\x04\x80 weights of a week")
+    record.write_text(json.dumps({**content, "format": "a run"}))
+    for other in (weights, record):
+        with pytest.raises(DataError, match=r"expected a compact \.h5 file, .* or split\.json, found") as error:
+            open_source(other)
+        assert "delete" not in str(error.value)
 
 
 def test_structures_of_two_bases_or_spins_make_no_dataset(tmp_path: Path, make_structure: Maker) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
 import signal
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,14 @@ from hypothesis import strategies as st
 
 from tracegrad.config import load_config
 from tracegrad.data import Blocks, Structure, load_dataset, read_deeph, write_deeph
+from tracegrad.data.check import check_one
 from tracegrad.data.compact import open_compact, write_compact
 from tracegrad.data.deeph import parse_key
 from tracegrad.data.folders import read_split
 from tracegrad.errors import DataError, TracegradError
 
 SECONDS, MEGABYTES = 10, 300  # of one file of a few kB
+RESET, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 EXAMPLES = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 KEYS = st.lists(st.integers(-(2**70), 2**70) | st.floats() | st.none() | st.text(max_size=3), max_size=7).map(
     json.dumps
@@ -48,7 +49,8 @@ def bounded() -> Iterator[None]:
         raise TimeoutError(f"more than {SECONDS} s")
 
     length = 1
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    RESET.write_text("5")  # the peak is that of now
+    before = peak()
     old = signal.signal(signal.SIGALRM, late)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
@@ -59,7 +61,12 @@ def bounded() -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert 0 < length < 5000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEGABYTES * 1024
+    assert peak() - before < MEGABYTES * 1024, "too much memory"
+
+
+def peak() -> int:
+    """Largest memory of this process since the last reset, kB."""
+    return int(STATUS.read_text().split("VmHWM:")[1].split()[0])
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +117,9 @@ def test_the_originals_are_read_and_a_crash_would_be_seen(originals: Path) -> No
         raise KeyError("a crash")
     with bounded():
         raise TracegradError("a refusal")
+    for _ in range(2):  # the second time the memory has been that large before
+        with pytest.raises(AssertionError, match="too much memory"), bounded():
+            np.ones((MEGABYTES + 20) * 2**17)
 
 
 @EXAMPLES
@@ -160,14 +170,32 @@ def test_info(form: str, content: str | bytes, damaged: Callable[[str], Path]) -
 @pytest.mark.parametrize("form", ["legacy", "new"])
 @EXAMPLES
 @given(
-    key=st.sampled_from(["isspinful", "fermi_level", "spinful", "elements_orbital_map", "atoms_quantity"]), value=JSON
+    key=st.sampled_from(
+        ["isspinful", "fermi_level", "fermi_energy_eV", "spinful", "elements_orbital_map", "atoms_quantity"]
+    ),
+    value=JSON,
 )
 def test_values_in_info(form: str, key: str, value: Any, damaged: Callable[[str], Path]) -> None:
     folder = damaged(form)
     info = json.loads((folder / "info.json").read_text())
     (folder / "info.json").write_text(json.dumps({**info, key: value}))
     with bounded():
-        read_deeph(folder)
+        assert isinstance(check_one(read_deeph(folder, validate=False)).fermi_energy_eV, float | int | None)
+        shutil.rmtree(folder.parent / "again", ignore_errors=True)
+        write_deeph(read_deeph(folder), folder.parent / "again")
+
+
+@pytest.mark.parametrize("value", ["-4.2 eV", [1], float("nan"), True, 10**400, None, -4.2], ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(("form", "key"), [("legacy", "fermi_level"), ("new", "fermi_energy_eV")])
+def test_a_fermi_level_is_a_finite_number_or_none(
+    form: str, key: str, value: Any, damaged: Callable[[str], Path]
+) -> None:
+    folder = damaged(form)
+    info = json.loads((folder / "info.json").read_text())
+    (folder / "info.json").write_text(json.dumps({**info, key: value}))
+    sound = value in (None, -4.2)
+    with nullcontext() if sound else pytest.raises(DataError, match=r"info\.json: expected the Fermi level as a "):
+        assert read_deeph(folder, validate=False).metadata["fermi_energy_eV"] == value
 
 
 @pytest.mark.parametrize("file", ["element.dat", "lat.dat", "site_positions.dat", "orbital_types.dat"])

@@ -152,7 +152,7 @@ def test_molecules_get_a_vacuum_and_no_neighbour_from_it(checkpoint: Path) -> No
 def test_what_cannot_be_predicted_is_refused(checkpoint: Path, graphene: Structure, tmp_path: Path) -> None:
     atoms = as_atoms(graphene)
     atoms.numbers[0] = 7
-    with pytest.raises(DataError, match="no orbitals for N"):
+    with pytest.raises(DataError, match="no orbitals for N; the orbital table names C"):
         predict(atoms, checkpoint)
     with pytest.raises(DataError, match="no atoms"):
         predict(Atoms(), checkpoint)
@@ -166,6 +166,9 @@ def test_what_cannot_be_predicted_is_refused(checkpoint: Path, graphene: Structu
     unknown = Predictor(unknown.model, unknown.setting, unknown.data, None, "x.ckpt")
     with pytest.raises(CheckpointError, match="--r-max"):
         unknown(as_atoms(graphene), overlap="none")
+    pure = Atoms("Si2", [[0, 0, 0], [2, 1, 1]], cell=[6, 6, 6], pbc=True)
+    with pytest.raises(DataError, match="no orbitals for Si; the orbital table names C"):  # of the network
+        predict(pure, checkpoint)
     for name, content in (("a.cif", "data_\nloop_\n"), ("b.xyz", "3\n\nC 0 0"), ("c.strange", "\x00")):
         (tmp_path / name).write_text(content)
         with pytest.raises(DataError, match=name):
@@ -207,10 +210,20 @@ def test_command_writes_a_folder_that_reads_back(
 
 
 def test_faults_end_with_a_message_and_leave_nothing_behind(
-    checkpoint: Path, graphene: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    checkpoint: Path, graphene: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     source = tmp_path / "sheet.vasp"
     write(source, as_atoms(graphene))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    command = ["predict", str(checkpoint), str(source), "--overlap", "none", "--out", str(tmp_path / "out")]
+    for words, message in (
+        (["--device", "cuda"], "expected a CUDA GPU, found none"),
+        (["--fermi", "nan"], "finite number in eV, found 'nan'"),
+        (["--fermi=-inf", "--chunk-edges", "100"], "finite number in eV, found '-inf'"),
+    ):
+        assert main([*command, *words]) == 2
+        assert message in capsys.readouterr().err
     short = tmp_path / "short.ckpt"
     short.write_bytes(checkpoint.read_bytes()[:-2000])
     for network, message in ((short, "truncated"), (tmp_path / "none.ckpt", "not found"), (source, "not a checkpoint")):

@@ -57,7 +57,6 @@ def test_one_of_many_runs_of_a_launcher_keeps_its_result(
     tiny: Callable[..., Config], dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_PROCID", "1")
-    (tmp_path / "run").mkdir()
     record = run_and_record(tiny(training={"epochs": 1}), tmp_path / "run", quiet=True, dataset=dataset)
     assert record["steps"] == 4
     assert {"final.ckpt", "run.json"} <= {path.name for path in (tmp_path / "run").iterdir()}

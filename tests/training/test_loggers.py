@@ -81,6 +81,7 @@ def test_weights_and_biases_gets_the_configuration_and_the_numbers(
 def test_weights_and_biases_is_asked_for_where_it_is_missing(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="pip install wandb"):
         train(tiny(training={"loggers": ["wandb"]}), tmp_path / "run", quiet=True, dataset=dataset)
+    train(tiny(training={"epochs": 1}), tmp_path / "run", quiet=True, dataset=dataset)  # the folder is still free
 
 
 @pytest.mark.parametrize("terminal", [True, False])

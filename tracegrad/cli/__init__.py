@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -123,6 +125,23 @@ def add_command(subparsers: Subparsers, name: str, description: str, examples: s
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     parser.add_argument("--quiet", action="store_true", help="no progress display, no text besides errors")
     return parser
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON object; a number that is not finite, which JSON lacks, becomes null.
+
+    Args:
+        value: dictionaries, lists, texts and numbers.
+    """
+    print(json.dumps(_finite(value), allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def examples_text(examples: str) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 from tracegrad.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"tracegrad: warning: {line}", file=sys.stderr)
     files = _write(options.out, dataset, structure.name, dft, predicted, extra)
     if options.json:
-        print(json.dumps({"files": [str(path) for path in files], **extra}))
+        print_json({"files": [str(path) for path in files], **extra})
     elif not options.quiet:
         print("\n".join([*_lines(own, extra), *(f"written {path}" for path in files)]))
     return 0
@@ -94,12 +93,13 @@ def _structure(text: str) -> tuple[Structure, str]:
     from tracegrad.prediction import PREDICTION_FILE
 
     key, _, name = text.partition("/")
-    if key in DATABASES and name and not Path(text).exists():
+    if key in DATABASES and name:
         dataset = load_dataset(key)
         known = {n: subset for subset in dataset.subsets.values() for n in subset.names}
-        if name not in known:
+        if name in known:
+            return known[name].read(name), key
+        if not Path(text).exists():
             raise DataError(f"{key} has no structure {name!r}. {did_you_mean(name, known)[:300]}")
-        return known[name].read(name), key
     structure = read_deeph(Path(text))
     marked = {**structure.metadata, "predicted": (Path(text) / PREDICTION_FILE).is_file()}
     return type(structure)(**{**structure.fields(), "metadata": marked}), structure.name

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from tracegrad.cli import Subparsers, add_command, examples_text
+from tracegrad.cli import Subparsers, add_command, examples_text, print_json
 from tracegrad.errors import DataError
 
 EXAMPLES = """
@@ -102,7 +101,7 @@ def run_list(options: argparse.Namespace) -> int:
         for key, entry in DATABASES.items():
             facts = {**asdict(entry), "counts_bundled": entry.counts_bundled, "preset": entry.preset()}
             table[key] = {**facts, "bundled_sha256": [m["sha256"] for m in entry.manifests], "dois": RELEASES}
-        print(json.dumps(table))
+        print_json(table)
         return 0
     rows: list[tuple[str, ...]] = [
         ("key", "system", "spin", "orbitals (bundled)", "bundled", "published", "engine (bundled)")
@@ -149,7 +148,7 @@ def run_fetch(options: argparse.Namespace) -> int:
         result = fetch(options.key, options.out, mirror=options.mirror, sha256=hashes, progress=report)
     facts = {**asdict(result), "folder": str(result.folder), "split_file": str(result.split_file)}
     if options.json:
-        print(json.dumps(facts))
+        print_json(facts)
     elif not options.quiet:
         for name, archive in result.archives.items():
             print(f"{name}: {archive['bytes']} bytes, sha256 {archive['sha256']}, compared with {archive['checked']}")
@@ -164,7 +163,7 @@ def run_convert(options: argparse.Namespace) -> int:
 
     count = convert(options.source, options.target, options.to)
     if options.json:
-        print(json.dumps({"target": options.target, "form": options.to, "structures": count}))
+        print_json({"target": options.target, "form": options.to, "structures": count})
     elif not options.quiet:
         print(f"{options.target}: {count} structures in the form {options.to}")
     return 0
@@ -184,17 +183,15 @@ def run_check(options: argparse.Namespace) -> int:
             result = item
     assert isinstance(result, DataCheck)
     if options.json:
-        print(json.dumps(result.to_json()))
+        print_json(result.to_json())
     elif not options.quiet:
         _print_check(result)
     return 0 if result.passed else 1
 
 
 def _print_check(result: Any) -> None:
-    head = (
-        "name subset formula pairs r_cut/Å dH/eV dS minS(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV faults"
-    )
-    rows: list[tuple[str, ...]] = [tuple(head.split())]
+    head = "name subset formula pairs r_cut/Å d/r dH/eV dS minS(k) order m-mixing NaN dup miss S\\H H\\S dT/eV E_F/eV"
+    rows: list[tuple[str, ...]] = [(*head.split(), "faults")]
     for s in result.structures:
         numbers = (s.nan, s.duplicates, s.missing, s.overlap_only, s.hamiltonian_only)
         rows.append(
@@ -204,6 +201,7 @@ def _print_check(result: Any) -> None:
                 s.formula,
                 str(s.pairs),
                 f"{s.cutoff:.2f}",
+                "-" if s.shortest_bond is None else f"{s.shortest_bond:.2f}",
                 *(_short(value) for value in (s.hermiticity_eV, s.overlap_hermiticity, s.smallest_eigenvalue)),
                 s.order or "-",
                 _short(s.order_defect),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 
 EXAMPLES = """
 tracegrad evaluate runs/mg/final.ckpt --data MG
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.baseline:
         result["metrics"] = relative_to_baseline(result["metrics"], read_record(options.baseline)["metrics"])
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
     elif not options.quiet:
         print(f"{result['setting']} on {result['dataset']} ({result['source']})")
         print("\n".join(metric_lines(result["metrics"])))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracegrad.cli import examples_text
+from tracegrad.cli import examples_text, print_json
 from tracegrad.errors import DataError
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         report = generate(requests, arguments.out, arguments.form, arguments.jobs, show)
     if as_json:
-        print(json.dumps({"out": str(arguments.out), "outcomes": [asdict(outcome) for outcome in report.outcomes]}))
+        print_json({"out": str(arguments.out), "outcomes": [asdict(outcome) for outcome in report.outcomes]})
     elif not quiet:
         print(_summary(report, arguments.out))
     return EXIT_FAILED if report.names("failed") else 0

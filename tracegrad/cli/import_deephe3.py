@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 from tracegrad.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def run(options: argparse.Namespace) -> int:
         **info,
     }
     if options.json:
-        print(json.dumps(result))
+        print_json(result)
     elif not options.quiet:
         print(f"{options.out}: {result['parameters']} parameters, shells {description.orbitals}")
         if parity is not None:

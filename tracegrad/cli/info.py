@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 
 EXAMPLES = """
 tracegrad info
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.options:
         rows = option_rows()
         if options.json:
-            print(json.dumps([dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows]))
+            print_json([dict(zip(("key", "type", "default", "meaning"), row, strict=True)) for row in rows])
         else:
             print("\n".join(f"{key}: {kind} = {default!r}\n    {meaning}" for key, kind, default, meaning in rows))
     else:

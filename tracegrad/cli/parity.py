@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 
 EXAMPLES = """
 tracegrad parity tests/reference/deephe3/spinless_mos2.npz
@@ -34,5 +33,5 @@ def run(options: argparse.Namespace) -> int:
 
     result = compare_case(options.case, options.backend)
     if not options.quiet:
-        print(json.dumps(result))
+        print_json(result)
     return 0 if passed(result) else 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 
 LINE_SECONDS = 30.0  # between two lines where there is no terminal
 
@@ -88,7 +87,7 @@ def run(options: argparse.Namespace) -> int:
             "seconds": round(seconds, 3),
             **facts,
         }
-        print(json.dumps(record))
+        print_json(record)
     elif not options.quiet:
         level = facts["fermi_energy_eV"]
         print(f"{options.structure.stem}: {len(atoms)} atoms, {facts['pairs']} pairs, {seconds:.1f} s")

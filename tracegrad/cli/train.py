@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tracegrad.cli import Subparsers, add_command
+from tracegrad.cli import Subparsers, add_command, print_json
 from tracegrad.config import PRESETS, SETTINGS, Config, load_config
 from tracegrad.errors import ConfigError
 
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     if not record:  # not the first process of the run
         return 0
     if options.json:
-        print(json.dumps(record))
+        print_json(record)
     elif not options.quiet:
         print(summary(record))
     return 0

@@ -235,7 +235,13 @@ def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: 
         unknown = [_shown(key, str) for key in special if section == "settings" and key not in SETTINGS]
         if unknown:
             raise ConfigError(f"{where}: settings: unknown {unknown[0]!r}. {did_you_mean(unknown[0], SETTINGS)}")
-        if isinstance(special.get(name), Mapping):
+        for key, value in special.items():
+            if value is not None and not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{where}: {section}.{_shown(key, str)}: expected a mapping {{section: {{key: value}}}}, found "
+                    f"{type(value).__name__} {_shown(value)}"
+                )
+        if special.get(name):
             resolved = merge(resolved, _apply_sections(special[name], chosen, f"{where}: {section}.{name}"))
     return resolved
 

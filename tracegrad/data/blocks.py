@@ -204,7 +204,8 @@ class Blocks:
         partner = self.select(self.reverse_index[paired])
         if not np.array_equal(self.shapes[paired], partner.shapes[:, ::-1]):
             return float("inf")
-        difference = self.select(paired).values - partner.adjoint().values
+        with np.errstate(invalid="ignore"):  # infinity minus infinity
+            difference = self.select(paired).values - partner.adjoint().values
         return float(np.abs(difference).max()) if np.isfinite(difference).all() else float("inf")
 
 

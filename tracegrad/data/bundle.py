@@ -27,7 +27,7 @@ from tracegrad.data.compact import (
     write_compact,
 )
 from tracegrad.data.structure import Structure, orbital_table
-from tracegrad.errors import DataError
+from tracegrad.errors import DataError, TracegradError
 
 NOT_PUBLISHED = (
     "Computed for tracegrad; this is NOT the published database of the same key: smaller cells, another engine and "
@@ -75,9 +75,7 @@ def _structures(files: Sequence[CompactFile]) -> Iterator[tuple[str, Structure]]
     for file in files:
         for subset, names in file.subsets.items():
             for name in names:
-                structure = file.read(name)
-                facts = {k: v for k, v in structure.metadata.items() if k not in ("source", "split")}
-                yield subset, Structure(**{**structure.fields(), "metadata": facts})
+                yield subset, file.read(name)
 
 
 def _manifest(files: Sequence[CompactFile]) -> dict[str, Any]:
@@ -127,16 +125,21 @@ def verify_bundle(path: str | Path) -> Mapping[str, Any]:
     return manifest
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of the packing tool."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line of the packing tool; exit code 2 for wrong input."""
     parser = argparse.ArgumentParser(prog="python -m tracegrad.data.bundle", description=bundle.__doc__)
     parser.add_argument("sources", nargs="+", help="compact files of one system")
     parser.add_argument("--out", default=str(Path(__file__).parent / "bundled"), help="folder of the bundled sets")
     parser.add_argument("--name", help="KEY_something for a second part of a set (default: KEY)")
     options = parser.parse_args(arguments)
-    target = bundle(options.sources, options.out, options.name)
+    try:
+        target = bundle(options.sources, options.out, options.name)
+    except TracegradError as error:
+        sys.stderr.write(f"tracegrad.data.bundle: error: {error}\n")
+        return 2
     sys.stdout.write(f"{target}: {target.stat().st_size / 1e6:.2f} MB\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -18,6 +18,7 @@ from tracegrad.data.diagnostics import (
     bond_frame_defects,
     mean_onsite_energy,
     missing_pairs,
+    shortest_bond,
     smallest_overlap_eigenvalue,
 )
 from tracegrad.data.spin import scalar_and_spin_orbit
@@ -27,6 +28,7 @@ from tracegrad.errors import DataError
 TIME_REVERSAL_TOLERANCE = 1e-6  # eV, as for Hermiticity
 ORDER_TOLERANCE = 1e-4  # m-mixing over the largest overlap; right orders reach 1e-8, wrong ones 0.1 and more
 MISSING_TOLERANCE = 1e-5  # a missing block expected to be larger than this is a fault
+BOND_RANGE = (0.6, 1.4)  # shortest distance over the sum of covalent radii; Bohr taken for Å gives 1.5 and more
 GAUGE_TOLERANCE = 0.5  # eV between the mean on-site energies of a structure and the median of its set
 
 
@@ -41,6 +43,7 @@ class StructureCheck:
         atoms: number of atoms.
         pairs: number of stored pairs, both matrices together counted once.
         cutoff: longest stored pair in Å.
+        shortest_bond: shortest distance over the sum of the covalent radii; None for lone atoms.
         hermiticity_eV: largest defect of H over the pairs stored both ways, on-site included; None without H.
         overlap_hermiticity: the same for S.
         smallest_eigenvalue: of S(k); None without overlap or for a very large cell.
@@ -63,6 +66,7 @@ class StructureCheck:
     atoms: int = 0
     pairs: int = 0
     cutoff: float = 0.0
+    shortest_bond: float | None = None
     hermiticity_eV: float | None = None
     overlap_hermiticity: float | None = None
     smallest_eigenvalue: float | None = None
@@ -162,7 +166,7 @@ def check_one(structure: Structure, subset: str = "", stored: str = "e3nn") -> S
     if not matrices:
         faults.append("no Hamiltonian and no overlap; expected at least one of them")
     elif not nan and not duplicates:
-        for part in (_judge_pairs, _judge_overlap, _judge_time_reversal):
+        for part in (_judge_lengths, _judge_pairs, _judge_overlap, _judge_time_reversal):
             try:
                 found, wrong = part(structure, stored)
             except DataError as error:
@@ -179,6 +183,15 @@ def _validation_fault(structure: Structure) -> list[str]:
     except DataError as error:
         return [str(error)]
     return []
+
+
+def _judge_lengths(structure: Structure, stored: str) -> tuple[dict[str, Any], list[str]]:
+    del stored
+    found, (low, high) = shortest_bond(structure), BOND_RANGE
+    if found is None or low <= found <= high:
+        return {"shortest_bond": found}, []
+    wrong = f"shortest distance is {found:.2f} times the sum of the covalent radii, expected {low} to {high}"
+    return {"shortest_bond": found}, [f"{wrong}; are positions and cell in Å?"]
 
 
 def _judge_pairs(structure: Structure, stored: str) -> tuple[dict[str, Any], list[str]]:

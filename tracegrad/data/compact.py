@@ -3,7 +3,7 @@
 Layout 2 (written here)::
 
     /                        attributes: format = "tracegrad-compact", layout = 2, manifest (JSON)
-    /structures/<id>         attributes: split, name, n_pairs, metadata (JSON)
+    /structures/<id>         attributes: split, n_pairs, n_overlap_pairs, metadata (JSON)
         numbers (N,) int32   positions (N, 3) float64 Å   cell (3, 3) float64 Å, rows   pbc (3,) bool
         pairs                packed int32, the (5, P) columns of (Rx, Ry, Rz, i, j), 0-based, Hermitian half
         hamiltonian          packed int32, multiples of the manifest's ``hamiltonian_quantum`` hartree
@@ -33,7 +33,7 @@ from tracegrad.data.codec import pack, quantise, unpack
 from tracegrad.data.hdf5 import open_hdf5, read_array
 from tracegrad.data.spin import scalar_and_spin_orbit, spinful_blocks
 from tracegrad.data.splits import SUBSETS
-from tracegrad.data.structure import Orbitals, Structure, orbital_table, parse_orbitals
+from tracegrad.data.structure import Orbitals, Structure, check_fermi_energy, orbital_table, parse_orbitals
 from tracegrad.errors import DataError
 
 HARTREE_EV = 27.211386245988  # eV, CODATA 2018
@@ -41,6 +41,7 @@ HAMILTONIAN_QUANTUM = 1e-6  # hartree; error at most 5e-7 hartree = 0.0136 meV
 OVERLAP_QUANTUM = 1e-8  # dimensionless; far below the smallest eigenvalues of S, about 2e-3
 FORMAT = "tracegrad-compact"
 LAYOUT = 2
+HDF5_FORMATS = ("earliest", "v110")  # what every supported h5py reads; newer ones than h5py 3.15 write other types
 MAX_PAIRS_PER_ATOM = 20_000  # a bound against damaged counts
 
 
@@ -152,7 +153,7 @@ def write_compact(
     Args:
         path: the file to make.
         structures: pairs (subset, structure); all of the same orbitals (per element) and spin.
-        manifest: facts about the whole set; orbitals, spin and quanta are added.
+        manifest: facts about the whole set; counts, orbitals, spin and quanta are added.
 
     Raises:
         DataError: if the structures disagree, or break time reversal (the form stores H and W only).
@@ -160,7 +161,8 @@ def write_compact(
     path = Path(path)
     orbitals: Orbitals = {}
     spinful: bool | None = None
-    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as handle:
+    counts = dict.fromkeys(SUBSETS, 0)
+    with atomic_write(path) as temporary, h5py.File(temporary, "w", libver=HDF5_FORMATS) as handle:
         groups = handle.create_group("structures")
         for subset, structure in structures:
             if subset not in SUBSETS:
@@ -172,8 +174,10 @@ def write_compact(
             if structure.name in groups or not structure.name or "/" in structure.name:
                 raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
             _write_structure(groups.create_group(structure.name), subset, structure)
+            counts[subset] += 1
         full = {
             **(manifest or {}),
+            "counts": counts,
             "orbitals": orbital_table(orbitals),
             "spinful": bool(spinful),
             "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
@@ -195,7 +199,8 @@ def _merge_orbitals(orbitals: Orbitals, structure: Structure) -> None:
 def _write_structure(group: h5py.Group, subset: str, structure: Structure) -> None:
     hamiltonian = structure.hamiltonian and _storage_order(structure, structure.hamiltonian.hermitian_half())
     overlap = structure.overlap and _storage_order(structure, structure.overlap.hermitian_half())
-    group.attrs.update(split=subset, metadata=json.dumps(plain_value(dict(structure.metadata))))
+    facts = {name: plain_value(value) for name, value in structure.metadata.items() if name not in ("source", "split")}
+    group.attrs.update(split=subset, metadata=json.dumps(facts))
     group["numbers"] = structure.numbers.astype(np.int32)
     group["positions"], group["cell"], group["pbc"] = structure.positions, structure.cell, structure.pbc
     if hamiltonian is not None:
@@ -274,6 +279,7 @@ def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure
     if source.spinful and "fermi_energy_spin_orbit_eV" in metadata:
         metadata = {**metadata, "fermi_energy_scalar_eV": metadata.get("fermi_energy_eV")}
         metadata["fermi_energy_eV"] = metadata.pop("fermi_energy_spin_orbit_eV")
+    check_fermi_energy(metadata.get("fermi_energy_eV"), where)
     pbc = read_array(group, "pbc", (3,), where).astype(np.bool_) if "pbc" in group else np.ones(3, dtype=np.bool_)
     return Structure(
         numbers=numbers,

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from tracegrad.data.compact import CompactSet, open_compact, write_compact
 from tracegrad.data.databases import DATABASES
 from tracegrad.data.deeph import folder_form, read_deeph
-from tracegrad.data.deeph_write import write_deeph
+from tracegrad.data.deeph_write import new_folder, write_deeph
 from tracegrad.data.folders import FolderSet, open_folders, write_split
 from tracegrad.data.splits import SUBSETS, Split
 from tracegrad.data.structure import Structure
 from tracegrad.errors import DataError
 
+PART_FACTS = ("counts", "seeds", "kmeshes")  # of a manifest: true of its own file only, not of a set of several
 TARGETS = {"deeph": "legacy", "deeph-new": "new", "compact": ""}
 
 Item = tuple[str, str, Callable[[bool], Structure]]
@@ -24,7 +25,7 @@ def open_source(source: str | Path) -> tuple[list[Item], dict[str, object]]:
 
     Returns:
         items: (subset, name, reader of one structure; its argument says whether to validate), sorted by subset.
-        manifest: facts about the set, as far as known.
+        manifest: facts that hold for all of them, as far as known.
 
     Raises:
         DataError: if there is nothing to read at ``source``.
@@ -36,7 +37,7 @@ def open_source(source: str | Path) -> tuple[list[Item], dict[str, object]]:
     if path.suffix in (".h5", ".hdf5"):
         contents = CompactSet(tuple(open_compact(part) for part in bundled or (path,)))
         items = [(s, name, _reader(contents.read, name)) for s in SUBSETS for name in contents.subsets[s]]
-        return items, dict(contents.parts[0].manifest)
+        return items, {k: v for k, v in contents.parts[0].manifest.items() if k not in PART_FACTS}
     if path.is_dir() and folder_form(path):
         return [("test", path.resolve().name, lambda validate: read_deeph(path, validate))], {}
     folders = open_folders(path, path.name)
@@ -45,7 +46,7 @@ def open_source(source: str | Path) -> tuple[list[Item], dict[str, object]]:
 
 
 def convert(source: str | Path, target: str | Path, to: str) -> int:
-    """Write all structures of ``source`` in another form; values are copied exactly where the form allows it.
+    """Write all structures of ``source`` in another form, whole or not at all; values are exact where the form allows.
 
     Exact: DeepH folders among each other, and layout 1 to 2 for H (the overlap is rounded to 1e-8). The compact
     form rounds to 1e-6 hartree and stores one direction of every pair; the new DeepH form groups atoms by element.
@@ -80,15 +81,13 @@ def convert(source: str | Path, target: str | Path, to: str) -> int:
         return 1
     paths: dict[str, str] = {}
     split: Split = {subset: tuple(name for s, name, _ in items if s == subset) for subset in SUBSETS}
-    for subset, name, structure in _read_all(items):
-        paths[name] = f"{subset}/{name}"
-        write_deeph(structure, target / subset / name, form)
-    write_split(FolderSet(target, paths, split, str(manifest.get("split_rule", f"subsets of {source}"))))
+    rule = str(manifest.get("split_rule", f"subsets of {Path(source).name}"))
+    with new_folder(target) as temporary:
+        for subset, name, read in items:
+            paths[name] = f"{subset}/{name}"
+            write_deeph(read(True), temporary / paths[name], form)
+        write_split(FolderSet(temporary, paths, split, rule))
     return len(items)
-
-
-def _read_all(items: list[Item]) -> Iterator[tuple[str, str, Structure]]:
-    return ((subset, name, read(True)) for subset, name, read in items)
 
 
 def _reader(read: Callable[[str, bool], Structure], name: str) -> Callable[[bool], Structure]:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from tracegrad.data.blocks import Blocks
 from tracegrad.data.hdf5 import open_hdf5, read_array
-from tracegrad.data.structure import Orbitals, Structure, parse_orbitals
+from tracegrad.data.structure import Orbitals, Structure, check_fermi_energy, parse_orbitals
 from tracegrad.errors import DataError
 from tracegrad.so3.conventions import from_convention
 
@@ -144,6 +144,7 @@ def _legacy_atoms(folder: Path) -> Structure:
     metadata: dict[str, Any] = {"source": str(folder), **{k: v for k, v in info.items() if k != "fermi_level"}}
     if "fermi_level" in info:
         metadata["fermi_energy_eV"] = info["fermi_level"]
+    check_fermi_energy(metadata.get("fermi_energy_eV"), str(folder / "info.json"))
     return Structure(
         numbers=atomic,
         positions=_table(folder / "site_positions.dat", (3, len(atomic))).T.copy(),
@@ -185,6 +186,7 @@ def _new_atoms(folder: Path) -> Structure:
         )
     metadata: dict[str, Any] = {"source": str(folder)}
     metadata.update({k: v for k, v in info.items() if k not in ("elements_orbital_map", "spinful", "atoms_quantity")})
+    check_fermi_energy(info.get("fermi_energy_eV"), str(folder / "info.json"))
     structure = Structure(
         numbers=atoms.numbers.astype(np.int64),
         positions=np.array(atoms.positions, dtype=np.float64),

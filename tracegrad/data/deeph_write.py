@@ -70,7 +70,7 @@ def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")
-    with _new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         bare = Structure(**{**structure.fields(), "hamiltonian": None, "overlap": None})
         writer = (_LegacyWriter if form == "legacy" else _NewWriter)(bare, temporary)
         try:
@@ -80,8 +80,18 @@ def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -
 
 
 @contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block succeeds, and vanishes when it fails."""
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder that takes the place of ``folder`` when the block succeeds, and vanishes when it fails.
+
+    Args:
+        folder: the folder to make; it must not exist, or be empty.
+
+    Yields:
+        The temporary folder, beside ``folder``.
+
+    Raises:
+        OSError: if there can be no folder of that name, or something was put into it meanwhile.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

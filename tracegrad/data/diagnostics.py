@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from ase.data import covalent_radii
 from numpy.typing import NDArray
 
 from tracegrad.data.blocks import Blocks, match_keys, reverse_keys
@@ -19,6 +20,8 @@ BOND_FRAME_PAIRS = 400  # shortest pairs used; the longer ones carry small overl
 MAX_ORBITALS = 2000  # above this the eigenvalues of S(k) are not computed
 K_POINTS = {"Gamma": (0.0, 0.0, 0.0), "M": (0.5, 0.0, 0.0), "K": (1 / 3, 1 / 3, 0.0), "general": (0.17, 0.29, 0.0)}
 MISSING_MARGIN = 1e-6  # Å; pairs closer than this to the longest stored one are not missed
+BOND_SEARCH = 3.0  # sums of covalent radii within which another atom is looked for
+NOBLE_GASES = (2, 10, 18, 36, 54, 86)
 MISSING_NEIGHBOURS = 5  # stored pairs of nearly equal length that tell how large a missing block would be
 
 
@@ -158,6 +161,23 @@ def missing_pairs(structure: Structure, blocks: Blocks) -> tuple[int, float]:
         near = same[np.argsort(np.abs(lengths[same] - distance[edge]))[:MISSING_NEIGHBOURS]]
         count, expected = count + 1, max(expected, float(np.median(magnitude[near])))
     return count, expected
+
+
+def shortest_bond(structure: Structure) -> float | None:
+    """Shortest distance of two atoms over the sum of their covalent radii, about 1 where lengths are in Å.
+
+    Returns:
+        None where no two atoms are within three times that sum; noble gases do not count.
+    """
+    bonding = np.flatnonzero(~np.isin(structure.numbers, NOBLE_GASES))
+    radii = covalent_radii[structure.numbers[bonding]]
+    if not len(bonding):
+        return None
+    positions = structure.positions[bonding]
+    i, j, shift = neighbor_pairs(positions, structure.cell, structure.pbc, BOND_SEARCH * 2 * float(radii.max()))
+    lengths = np.linalg.norm(positions[j] + shift @ structure.cell - positions[i], axis=1)
+    ratios = lengths / (radii[i] + radii[j])
+    return float(ratios.min()) if ratios.min(initial=np.inf) <= BOND_SEARCH else None
 
 
 def mean_onsite_energy(structure: Structure) -> dict[int, float]:

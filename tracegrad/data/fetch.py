@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from tracegrad.data.dataset import published_folder
 from tracegrad.data.download import ResumingDownloader
 from tracegrad.data.folders import FolderSet, scan_folders, write_split
 from tracegrad.data.splits import split_sha256
-from tracegrad.errors import DataError
+from tracegrad.errors import DataError, did_you_mean
 
 RECORD_FILE = "fetch.json"
 ArchiveProgress = Callable[[str, int, int], None]  # (archive, bytes on disk, bytes in all or 0)
@@ -89,12 +88,18 @@ def fetch(
         pause: seconds before an interrupted transfer is taken up again, doubled each time.
 
     Raises:
-        DataError: if an archive cannot be found, transferred or unpacked, or has another checksum.
+        DataError: if an archive cannot be found, transferred or unpacked, or has another checksum, or if a checksum is
+            given for an archive that the database does not have.
     """
     entry = database(key)
+    names = [archive.name for archive in entry.archives]
+    unknown = sorted(set(sha256 or {}) - {"", *names})
+    if unknown:
+        near = did_you_mean(unknown[0], names)
+        raise DataError(f"found a checksum for the archive {unknown[0]!r}, which {key} does not have. {near}")
     root = Path(folder) if folder is not None else published_folder(key)
     (root / "archives").mkdir(parents=True, exist_ok=True)
-    logging.getLogger("pooch").setLevel(logging.WARNING)
+    pooch.get_logger().setLevel("WARNING")
     record = _read_record(root / RECORD_FILE)
     for archive in entry.archives:
         known = (sha256 or {}).get(archive.name) or (sha256 or {}).get("")

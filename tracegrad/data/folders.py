@@ -128,18 +128,28 @@ def write_split(folders: FolderSet, path: str | Path | None = None) -> Path:
 
 
 def read_split(path: str | Path) -> FolderSet:
-    """Read a split file.
+    """Read a split file, which is one by its name or by what it says of itself.
 
     Raises:
-        DataError: if it is damaged, was changed without its hash, leaves its folder, or names missing structures.
+        DataError: if it is no split file, is damaged, was changed without its hash, leaves its folder, or names missing
+            structures.
     """
     path = Path(path)
+    content: Any = None
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         subsets = {subset: dict(content["subsets"].get(subset, {})) for subset in SUBSETS}
         stated = content["sha256"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: no split file ({type(error).__name__}: {error}); delete it to split anew") from error
+        fault = ""
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        fault = f"{type(error).__name__}: {error}"
+    if path.name != SPLIT_FILE and not (isinstance(content, dict) and content.get("format") == SPLIT_FORMAT):
+        raise DataError(
+            f"{path}: expected a compact .h5 file, a folder of DeepH folders or {SPLIT_FILE}, found a file that is "
+            f"none of them ({fault or f'no format {SPLIT_FORMAT!r}'}); check the path"
+        )
+    if fault:
+        raise DataError(f"{path}: no split file ({fault}); delete it to split anew")
     split: Split = {subset: tuple(sorted(names)) for subset, names in subsets.items()}
     found = split_sha256(split)
     if found != stated:

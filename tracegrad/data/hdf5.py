@@ -81,9 +81,17 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], wher
         where: file and structure for the message.
 
     Raises:
-        DataError: if the dataset is missing, is no numeric array or has another shape.
+        DataError: if the dataset is missing, cannot be opened, is no numeric array or has another shape.
     """
-    item = group.get(name)
+    item = None
+    try:
+        if name in group:  # group.get would be silent about the reason
+            item = group[name]
+    except KeyError as error:
+        raise DataError(
+            f"{where}: {name!r} is there and cannot be opened ({error.args[0]}); copy or fetch the file again, or "
+            f"update h5py, which is {h5py.__version__} here"
+        ) from error
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iufcb":
         raise DataError(f"{where}: no numeric array {name!r}; found {', '.join(sorted(group)[:8]) or 'nothing'}")
     matches = len(item.shape) == len(shape) and all(e is None or e == f for e, f in zip(shape, item.shape, strict=True))

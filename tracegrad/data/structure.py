@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -95,9 +96,9 @@ class Structure:
 def check_structure(structure: Structure, source: str = "") -> None:
     """Refuse a structure that cannot be right.
 
-    Checked: known elements with orbitals, non-singular cell, finite numbers, block shapes against the orbitals,
-    pairs within the structure and stored once, on-site blocks present, Hermiticity within 1e-6 eV, overlap keys
-    against Hamiltonian keys.
+    Checked: known elements with orbitals, non-singular cell, finite numbers, Fermi level, block shapes against the
+    orbitals, pairs within the structure and stored once, on-site blocks present, Hermiticity within 1e-6 eV, overlap
+    keys against Hamiltonian keys.
 
     Args:
         structure: what was read.
@@ -109,11 +110,27 @@ def check_structure(structure: Structure, source: str = "") -> None:
     where = ", ".join(part for part in (source, f"structure {structure.name!r}" if structure.name else "") if part)
     where = where or "structure"
     _check_atoms(structure, where)
+    check_fermi_energy(structure.metadata.get("fermi_energy_eV"), where)
     for label, blocks in (("hamiltonian", structure.hamiltonian), ("overlap", structure.overlap)):
         if blocks is not None:
             _check_blocks(structure, blocks, label, where)
     if structure.hamiltonian is not None and structure.overlap is not None:
         _check_key_sets(structure.hamiltonian, structure.overlap, where)
+
+
+def check_fermi_energy(value: Any, where: str) -> None:
+    """Refuse a Fermi level that is no finite number.
+
+    Args:
+        value: eV, or None where it is not known.
+        where: file or structure for the message.
+
+    Raises:
+        DataError: if it is something else.
+    """
+    number = isinstance(value, float | int | np.floating) and type(value) is not bool
+    if value is not None and not (number and abs(value) <= sys.float_info.max):
+        raise DataError(f"{where}: expected the Fermi level as a finite number in eV, found {str(value)[:80]!r}")
 
 
 def parse_orbitals(table: Mapping[str, Any], where: str) -> Orbitals:

@@ -16,6 +16,7 @@ import numpy as np
 
 from tracegrad.atomic import atomic_write
 from tracegrad.data import Blocks, Structure, open_deeph, write_deeph
+from tracegrad.data.structure import check_fermi_energy
 from tracegrad.errors import DataError
 from tracegrad.model.chunked import Progress
 from tracegrad.prediction.predictor import Plan, Predictor
@@ -54,6 +55,7 @@ def predict_to_folder(
         DataError: as :func:`tracegrad.predict` and :func:`write_prediction`.
     """
     _check_free(Path(folder))
+    check_fermi_energy(fermi_energy, "fermi_energy (--fermi)")
     plan = predictor.plan(atoms, r_max=r_max, overlap=overlap, name=name, chunk_edges=chunk_edges)
     if plan.chunk_edges is None:
         structure = predictor.complete(plan, fermi_energy, progress)
@@ -124,4 +126,4 @@ def _staged(folder: Path) -> Iterator[Path]:
 
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:
     with atomic_write(folder / PREDICTION_FILE) as temporary:
-        temporary.write_text(json.dumps(dict(facts), indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(dict(facts), indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ def structure_from_atoms(
 
     Args:
         atoms: Å. A direction without a lattice vector is given a vacuum, at right angles to the others.
-        orbitals: shells of the elements.
+        orbitals: shells of all elements that may be there.
         spinful: whether its Hamiltonian is to have spin.
         name: of the structure, by default its formula.
 
@@ -46,13 +46,12 @@ def structure_from_atoms(
         for direction in empty.tolist():
             unit = filled[direction] / np.linalg.norm(filled[direction])
             cell[direction] = unit * (np.ptp(positions @ unit) + 2 * VACUUM)
-    species = {int(z): tuple(orbitals[int(z)]) for z in set(atoms.numbers.tolist()) if int(z) in orbitals}
     structure = Structure(
         numbers=np.array(atoms.numbers, dtype=np.int64),
         positions=positions,
         cell=cell,
         pbc=pbc,
-        orbitals=species,
+        orbitals=dict(orbitals),
         spinful=spinful,
         name=name or str(atoms.symbols),
     )

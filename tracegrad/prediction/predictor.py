@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import nn
 
+from tracegrad.config import TrainingConfig
 from tracegrad.data import DATABASES, Blocks, Structure
 from tracegrad.data.blocks import concatenate
 from tracegrad.errors import CheckpointError, ConfigError, DataError
@@ -20,6 +21,7 @@ from tracegrad.model.chunked import Progress, why_not_chunked
 from tracegrad.physics import computed_fermi_level, gaussian_overlap, is_gaussian_basis, overlap_of_pairs
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
+from tracegrad.training.device import choose_device
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -84,13 +86,24 @@ class Predictor:
     def load(cls, checkpoint: str | Path, device: str = "cpu") -> Predictor:
         """Read a checkpoint.
 
+        Args:
+            checkpoint: ``final.ckpt`` of a training folder.
+            device: ``"cpu"``, ``"cuda"`` or ``"auto"``.
+
         Raises:
             CheckpointError: missing, truncated, or not a trained network.
+            ConfigError: a GPU is asked for and there is none.
         """
         model, config, rest = load_checkpoint(checkpoint)
         data: DataSummary = rest["data"]
         setting = config.model.setting
-        return cls(model.to(device), setting, data, training_cutoff(model, data), str(checkpoint))
+        return cls(
+            model.to(choose_device(TrainingConfig(device=device))),
+            setting,
+            data,
+            training_cutoff(model, data),
+            str(checkpoint),
+        )
 
     def __call__(
         self,

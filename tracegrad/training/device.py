@@ -23,7 +23,7 @@ def choose_device(training: TrainingConfig) -> torch.device:
     """
     available = torch.cuda.is_available()
     if training.device == "cuda" and not available:
-        raise ConfigError("training.device: expected a CUDA GPU, found none; use training.device=cpu")
+        raise ConfigError("device 'cuda': expected a CUDA GPU, found none; use the device 'cpu'")
     if training.cuda_graphs and (training.device == "cpu" or not available):
         raise ConfigError("training.cuda_graphs: expected a CUDA GPU, found none in use; set it to false")
     if training.device == "cpu" or not available:
@@ -32,13 +32,13 @@ def choose_device(training: TrainingConfig) -> torch.device:
     return torch.device("cuda", local_rank) if training.devices > 1 else torch.device("cuda")
 
 
-def process_rank(training: TrainingConfig | None = None) -> int:
+def process_rank(training: TrainingConfig) -> int:
     """Number of this process among those of one run, 0 to world size - 1, as its launcher says it.
 
     Args:
         training: of the run; where it has one process the launcher is not asked, which may have started many such runs.
     """
-    if training is not None and training.devices * training.nodes == 1:
+    if training.devices * training.nodes == 1:
         return 0
     return _environment_number("RANK", "SLURM_PROCID", "LOCAL_RANK")
 

@@ -24,7 +24,7 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None
 
     Args:
         folder: created if it does not exist.
-        config: of the run; it is written to ``config.yaml``.
+        config: of the run; ``write_config`` leaves it in the folder when the first step comes.
         resume: continue the run in the folder.
 
     Yields:
@@ -34,7 +34,7 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None
         ConfigError: the folder holds another run, or the one to continue has another configuration.
         DataError: the folder cannot be written to, or another process trains in it.
     """
-    if process_rank() > 0:  # the first process of the run has the folder
+    if process_rank(config.training) > 0:  # the first process of the run has the folder
         yield
         return
     try:
@@ -47,11 +47,21 @@ def open_run_folder(folder: Path, config: Config, resume: bool) -> Iterator[None
         for partial in folder.glob(PARTIAL_FILES):  # of a process that was killed while it wrote
             partial.unlink()
         _check_run(folder, config, resume)
-        with atomic_write(folder / CONFIG_FILE) as temporary:
-            temporary.write_text(config.to_yaml(), encoding="utf-8")
         yield
     finally:
         os.close(descriptor)
+
+
+def write_config(folder: Path, config: Config) -> None:
+    """Make the folder that of a run: from now on it takes no other one.
+
+    Args:
+        folder: of the run, claimed by ``open_run_folder``.
+        config: of the run.
+    """
+    if process_rank(config.training) == 0:
+        with atomic_write(folder / CONFIG_FILE) as temporary:
+            temporary.write_text(config.to_yaml(), encoding="utf-8")
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -25,7 +25,7 @@ from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_i
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
 from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual, longest_pair
 from tracegrad.training.device import choose_device, device_name, git_commit, process_rank
-from tracegrad.training.folder import FINAL_FILE, open_run_folder
+from tracegrad.training.folder import FINAL_FILE, open_run_folder, write_config
 from tracegrad.training.guard import TrainingError, WeightAverage
 from tracegrad.training.module import TrainingModule
 from tracegrad.training.progress import ProgressDisplay
@@ -156,6 +156,7 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
+        write_config(folder, config)  # not before: a run that cannot start leaves its folder free
         trainer.fit(run.module, ckpt_path=str(state) if state.is_file() else None, weights_only=True)
     if run.resume.interrupted:
         raise Interrupted(f"{folder}: stopped after step {trainer.global_step}; continue with --resume")

@@ -119,6 +119,17 @@ def test_another_structure_of_the_same_name_is_not_taken_for_it(
         generate([replace(request, supercell=(2, 2))], tmp_path / "out")
 
 
+def test_a_second_system_in_one_compact_set_is_refused_before_any_work(
+    tmp_path: Path, engine: Any, recordings: dict[str, Any]
+) -> None:
+    calls = engine(CONVERGES)
+    generate([recordings["carbon_dimer"]], tmp_path / "out", "compact")
+    with pytest.raises(DataError, match=r"expected a structure of BB, found one of MG; give another --out"):
+        generate(make_requests("BB", 1), tmp_path / "out", "compact")
+    assert len(calls()) == 1
+    assert [path.stem for path in (tmp_path / "out").glob("*.h5")] == ["MG"]
+
+
 @pytest.mark.parametrize("form", ["deeph", "compact"])
 def test_a_failed_scf_is_reported_and_never_stored(
     form: str, tmp_path: Path, engine: Any, recordings: dict[str, Any]

@@ -207,7 +207,7 @@ def check_orbitals(structure: Structure) -> None:
     the atoms or a wrong table of periodic images breaks this.
 
     Raises:
-        DataError: If such elements exceed 1e-6 of the largest one.
+        DataError: If such elements exceed 1e-4 of the largest one.
     """
     defect = bond_frame_defects(structure)["e3nn"]
     if defect > BOND_FRAME_TOLERANCE:

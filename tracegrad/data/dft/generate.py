@@ -116,6 +116,8 @@ def generate(
         raise DataError(f"expected a form out of {', '.join(FORMS)}, found {form!r}")
     if jobs < 1:
         raise DataError(f"expected --jobs of at least 1, found {jobs}")
+    if form == "compact":
+        _refuse_other_systems(out, requests[0].key)
     program = find_cp2k()
     if any(request.system.spin_orbit for request in requests):
         import_pyscf()
@@ -205,6 +207,14 @@ def _is_finished(request: Request, out: Path, form: str) -> bool:
 
 def _part(request: Request, out: Path) -> Path:
     return out / "parts" / f"{request.name}.h5"
+
+
+def _refuse_other_systems(out: Path, key: str) -> None:
+    """The set is one file, so that parts of another system could not be merged after all the work."""
+    for part in sorted((out / "parts").glob("*.h5")):
+        found = open_compact(part).manifest.get("key")
+        if found != key:
+            raise DataError(f"{part}: expected a structure of {key}, found one of {found}; give another --out")
 
 
 def _merge(out: Path) -> None:

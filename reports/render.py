@@ -110,7 +110,8 @@ def caption(table: Table) -> str:
         f"{table.layout.reference} over the seeds that both have. "
         f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. "
         f"Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, not the errors. "
-        f"{EMPTY} stands where there is no value: not run, or not in the paper.{equivariance_text(table.rows)}"
+        f"{EMPTY} stands where there is no value: not run, or not in the paper. "
+        f"Seconds are wall times, which other work on the machine lengthens.{equivariance_text(table.rows)}"
     )
 
 

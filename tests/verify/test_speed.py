@@ -10,7 +10,7 @@ from verify import speed
 
 
 def test_all_checks_of_a_layer_take_less_than_a_second_and_a_case_less_than_with_e3nn() -> None:
-    timing = speed.measure("linear", repeats=1)
+    timing = speed.measure("linear", repeats=3)  # medians: a collection of garbage in one run does not count
     assert timing.everything < 1.0
     assert timing.ours < timing.theirs
 

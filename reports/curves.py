@@ -131,7 +131,7 @@ def draw_bands(source: Path, folder: Path) -> list[Path]:
     axis.set_ylim(centre - 4.0, centre + 4.0)
     axis.set_ylabel("E (eV)" if fermi is None else "E − E_F (eV)", fontsize=9)
     axis.set_title(f"{content['dataset']}, {content['structure']}", fontsize=10, loc="left")
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="upper right", framealpha=0.85, edgecolor="none")
     return save_figure(figure, folder, source.stem)
 
 

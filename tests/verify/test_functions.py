@@ -20,12 +20,6 @@ def _verify(func: Callable[..., object], *args: object, **options: object) -> Re
     return verify_equivariance(func, *args, **settings)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def product() -> o3.FullyConnectedTensorProduct:
-    torch.set_default_dtype(torch.float64)
-    return o3.FullyConnectedTensorProduct("4x0e+4x1o+2x2e", "1x0e+1x1o", "4x0e+4x1o+2x2e")
-
-
 def _norms(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 3)).norm(dim=-1)
 

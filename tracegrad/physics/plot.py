@@ -86,7 +86,7 @@ def draw_bands(
     axis.set_ylim(centre - WINDOW, centre + WINDOW)
     axis.set_ylabel("E (eV)" if fermi is None else "E − E_F (eV)", fontsize=9)
     axis.set_title(title, fontsize=10, loc="left")
-    axis.legend(frameon=False, fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="upper right", framealpha=0.85, edgecolor="none")
     for side in beside:
         assert dos is not None
         for values, style in zip(dos["density"].values(), styles, strict=True):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +18,13 @@ from typing import Any
 from benchmarks.ledger import write_json
 from benchmarks.worker import TRAINING_FOLDER
 from tracegrad.atomic import atomic_write
-from tracegrad.config import config_from_dict, read_yaml
+from tracegrad.config import Config, config_from_dict, read_yaml
 from tracegrad.errors import DataError, TracegradError
 from tracegrad.evaluation import RECORD_FILE, run_and_record
 from tracegrad.training.device import git_commit
 from tracegrad.training.folder import CONFIG_FILE, FINAL_FILE
 
-REPLACED = (FINAL_FILE, RECORD_FILE, CONFIG_FILE)
+REPLACED = (FINAL_FILE, RECORD_FILE, CONFIG_FILE)  # in this order
 MEASURED = ("metrics", "selected_step", "val_loss")  # what depends on the weights
 LAST_STATE = "last.ckpt"
 
@@ -77,15 +76,7 @@ def retest(folder: Path, name: str, select: str) -> tuple[dict[str, Any], dict[s
         return before, before
     if not (training / LAST_STATE).is_file():
         raise DataError(f"{training}: expected {LAST_STATE}, found none; its weights are lost, train the run again")
-    before_folder.mkdir(exist_ok=True)
-    for file in REPLACED:  # an interrupted test has moved some of them already
-        if (training / file).is_file() and not (before_folder / file).exists():
-            shutil.move(training / file, before_folder / file)
-    content = read_yaml(before_folder / CONFIG_FILE)
-    content["training"]["select"] = select
-    config = config_from_dict(content, str(before_folder / CONFIG_FILE))
-    with atomic_write(training / CONFIG_FILE) as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    config = _set_select(training, before_folder, select)
     tested = run_and_record(config, training, resume=True, quiet=True)
     if tested["steps"] != before["steps"]:
         raise DataError(f"{training}: expected {before['steps']} steps, found {tested['steps']}: not the same training")
@@ -95,6 +86,26 @@ def retest(folder: Path, name: str, select: str) -> tuple[dict[str, Any], dict[s
     write_json(training / RECORD_FILE, trained)
     write_json(path, after)
     return before, after
+
+
+def _set_select(training: Path, before_folder: Path, select: str) -> Config:
+    """Give a training other weights to choose; what it left with the present ones goes to `before_folder`.
+
+    The configuration goes last, so that an interrupted test is known by it and goes on.
+    """
+    before_folder.mkdir(exist_ok=True)
+    place = training / CONFIG_FILE
+    if place.is_file() and read_yaml(place)["training"]["select"] == select:
+        return config_from_dict(read_yaml(place), str(place))
+    for file in REPLACED:
+        if (training / file).is_file():
+            (training / file).replace(before_folder / file)
+    content = read_yaml(before_folder / CONFIG_FILE)
+    content["training"]["select"] = select
+    config = config_from_dict(content, str(before_folder / CONFIG_FILE))
+    with atomic_write(place) as temporary:
+        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    return config
 
 
 def _line(name: str, before: dict[str, Any], after: dict[str, Any]) -> str:

@@ -49,6 +49,9 @@ def test_other_weights_of_the_same_training_are_tested_as_if_it_had_kept_them(
     Ledger(folder, conditions).collected(run)  # and it is now a run of a sweep that keeps the last weights
     assert main([str(folder)]) == 0
     assert "has these weights already" in capsys.readouterr().out
+    for select, metrics in (("best", first["metrics"]), ("last", after["metrics"])):  # there and back
+        assert main([str(folder), "--select", select]) == 0
+        assert json.loads(path.read_text())["metrics"] == metrics
 
 
 def test_a_run_without_its_last_state_is_refused(folder: Path) -> None:

@@ -224,6 +224,29 @@ def test_wrong_forward_mode_is_found_by_the_dot_test_alone() -> None:
     assert [c.name for c in report.failures] == ["jvp_vjp"]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")
+def test_torchscript_is_judged_without_forward_mode_that_pytorch_loses_there() -> None:
+    def scaled(x: Tensor) -> Tensor:
+        return (x * x).sum(-1, keepdim=True).sin() * x + 2.0 * x
+
+    class Scaled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return (x * x).sum(-1, keepdim=True).sin() * x + 2.0 * x
+
+    def sheared(x: Tensor) -> Tensor:
+        return x + 1e-3 * x * x
+
+    for target in (torch.jit.script(scaled), torch.jit.script(Scaled())):
+        for _ in range(3):  # optimised for gradients, like a trained model
+            target(torch.randn(5, 3, dtype=torch.float64, requires_grad=True)).sum().backward()
+        report = _verify(target, ["1x1o"], ["1x1o"])
+        assert report.passed, report.to_text()
+        assert "TorchScript" in report.skipped["jvp_vjp"]
+        assert report.check("finite_difference").verdict is Verdict.PASS
+    assert _verify(scaled, ["1x1o"], ["1x1o"]).check("jvp_vjp").verdict is Verdict.PASS
+    assert not _verify(torch.jit.script(sheared), ["1x1o"], ["1x1o"]).passed
+
+
 def test_discontinuity_at_a_tie_is_listed_and_does_not_fail() -> None:
     def largest(x: Tensor) -> Tensor:
         y = x.unflatten(-1, (-1, 3))

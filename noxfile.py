@@ -90,6 +90,17 @@ def verify(session: nox.Session) -> None:
 
 
 @nox.session
+def peers(session: nox.Session) -> None:
+    """Verify potentials of other packages, as built and with planted faults (posargs: python -m benchmarks.peers's)."""
+    install(session)
+    # MACE asks for e3nn 0.4.4, which current torch cannot read; it runs with later ones.
+    session.install("-c", str(CONSTRAINTS), "--no-deps", "mace-torch", "nequip")
+    needed = ("configargparse", "gitpython", "hydra-core", "lmdb", "matscipy", "opt_einsum", "orjson")
+    session.install("-c", str(CONSTRAINTS), *needed, "prettytable", "python-hostlist", "torch-ema", "torchmetrics")
+    session.run("python", "-m", "benchmarks.peers", *session.posargs, env=single_threaded())
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Mutate valid files, guided by coverage, and let the loaders read them (posargs: tests/fuzz/guided.py's)."""
     install(session, "fuzz")

@@ -113,7 +113,7 @@ def as_target(made: Any, spec: str) -> Target:
         return Target(made[0], made[1], made[2], name=spec)
     raise VerificationError(
         f"target {spec!r} returned a {type(made).__name__}: expected a module with irreps_in and irreps_out, "
-        "(func, irreps_in, irreps_out), (model, graph) or (model, graph, adapter)"
+        "(func, irreps_in, irreps_out), (model, graph), (calculator, atoms) or (model, graph, adapter)"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import re
 
 import torch
@@ -44,11 +45,14 @@ def converted(module: torch.nn.Module, dtype: torch.dtype) -> torch.nn.Module:
     Raises:
         VerificationError: the module cannot be copied.
     """
+    values = (value for part in module.modules() for value in vars(part).values())
+    # Scripted functions have no state to keep apart, and PyTorch 2.4 cannot copy them.
+    shared = {id(value): value for value in values if isinstance(value, torch.jit.ScriptFunction)}
     try:
         with quiet(dtype):
-            clone = copy.deepcopy(module)
+            clone = copy.deepcopy(module, shared)
             clone._apply(lambda tensor: in_precision(tensor, dtype))
-    except (RuntimeError, TypeError, AttributeError) as error:
+    except (RuntimeError, TypeError, AttributeError, pickle.PickleError) as error:
         raise VerificationError(f"{type(module).__name__} cannot be copied for the verification: {error}") from error
     if dtype is torch.float64:
         _restore_symbols(clone)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from tracegrad.errors import VerificationError
 from verify import Verdict, verify_equivariance
 from verify.precision import converted, in_precision
 
@@ -37,6 +40,37 @@ def test_copy_has_the_precision_and_the_original_keeps_its_own() -> None:
     assert {p.dtype for p in clone.parameters()} == {torch.float64}
     assert clone.phase.item() == 1 + 2j
     assert {p.dtype for p in module.parameters()} == {torch.float32}
+
+
+def _shift(x: Tensor, amount: float) -> Tensor:
+    return x + amount
+
+
+class _Scripted(nn.Module):
+    """A module that keeps a scripted function, which PyTorch neither pickles nor copies; a shift of vectors, if any."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount, self.shift = amount, torch.jit.script(_shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.shift(x, self.amount)
+
+
+@pytest.mark.parametrize(("amount", "verdict"), [(0.0, Verdict.PASS), (1e-3, Verdict.STRUCTURAL)])
+def test_module_with_a_scripted_function_is_verified(amount: float, verdict: Verdict) -> None:
+    report = verify_equivariance(_Scripted(amount), ["1x1o"], ["1x1o"], trials=4)
+    assert report.verdict is verdict, report.to_text()
+
+
+class _Uncopyable(nn.Module):
+    def __reduce_ex__(self, protocol: object) -> str:
+        raise pickle.PicklingError("holds a socket")
+
+
+def test_module_that_cannot_be_copied_is_refused_with_the_reason() -> None:
+    with pytest.raises(VerificationError, match=r"_Uncopyable cannot be copied .*: holds a socket"):
+        verify_equivariance(_Uncopyable(), ["1x1o"], ["1x1o"])
 
 
 @pytest.mark.parametrize("value", [torch.ones(2), torch.ones(2, dtype=torch.float64), torch.arange(2)])

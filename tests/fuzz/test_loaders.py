@@ -23,6 +23,7 @@ from tracegrad.data.check import check_one
 from tracegrad.data.compact import open_compact, write_compact
 from tracegrad.data.deeph import parse_key
 from tracegrad.data.folders import read_split
+from tracegrad.data.hdf5 import open_hdf5
 from tracegrad.errors import DataError, TracegradError
 
 SECONDS, MEGABYTES = 10, 300  # of one file of a few kB
@@ -245,6 +246,24 @@ def test_a_heap_that_the_library_would_walk_forever(index: int, damaged: Callabl
     path.write_bytes(content)
     with bounded(), pytest.raises(DataError, match="global heap"):
         open_compact(path)
+
+
+@pytest.mark.parametrize("formats", ["earliest", ("v110", "v110")], ids=["old headers", "new headers"])
+@pytest.mark.parametrize("excess", [None, 1, 2**31], ids=["right", "a byte too long", "gigabytes too long"])
+def test_a_text_that_would_be_longer_than_its_file(
+    formats: str | tuple[str, str], excess: int | None, tmp_path: Path
+) -> None:
+    path, text = tmp_path / "text.h5", "x" * 2000
+    with h5py.File(path, "w", libver=formats) as handle:
+        handle.attrs["manifest"] = text
+    content = bytearray(path.read_bytes())
+    place = content.find(struct.pack("<IQ", len(text), content.find(b"GCOL")))  # length, then where its heap lies
+    if excess is not None:
+        content[place : place + 4] = struct.pack("<I", len(content) + excess)
+        path.write_bytes(content)
+    refused = nullcontext() if excess is None else pytest.raises(DataError, match=f"text at byte {place} would")
+    with bounded(), refused, open_hdf5(path) as handle:
+        assert handle.attrs["manifest"] == text
 
 
 def test_a_number_type_that_numpy_lacks(damaged: Callable[[str], Path]) -> None:

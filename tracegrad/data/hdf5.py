@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from tracegrad.errors import DataError
 
 HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
 HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
+# attribute with one text: type (of any length, of bytes), dataspace (scalar; versions 1 and 2), then the length
+TEXT = re.compile(rb"\x19.{3}\x10\0{3}\x10.{11}(?:\0{4}\x01\0{7}|\x02\0{3})(.{4})", re.DOTALL)
 
 
 @contextmanager
@@ -30,7 +33,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path}: file not found; expected an HDF5 file")
     try:
         state = path.stat()
-        _refuse_endless_heaps(path, state.st_size, state.st_mtime_ns)
+        _refuse_damaged_texts(path, state.st_size, state.st_mtime_ns)
         with h5py.File(path, "r") as handle:
             yield handle
     except DataError:
@@ -42,8 +45,8 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 
 @lru_cache(maxsize=64)
-def _refuse_endless_heaps(path: Path, size: int, changed: int) -> None:
-    """Refuse a file whose global heap (where texts lie) holds an object of no size: libhdf5 would walk it forever.
+def _refuse_damaged_texts(path: Path, size: int, changed: int) -> None:
+    """Refuse texts that libhdf5 would trust: it would walk a heap forever, or allocate gigabytes before it looks.
 
     Args:
         path: the file; it is read once per version.
@@ -51,24 +54,35 @@ def _refuse_endless_heaps(path: Path, size: int, changed: int) -> None:
         changed: when it was last changed.
 
     Raises:
-        DataError: if there is one.
+        DataError: if a global heap (where texts lie) holds an object of no size, or a text is longer than the file.
     """
     if not size:
         return
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         start = content.find(b"GCOL")
         while start >= 0:
-            place, end = start + HEAP_HEADER.size, len(content)
-            if place <= end:
-                _, version, size = HEAP_HEADER.unpack_from(content, start)
-                end = min(end, start + size) if version == 1 else 0
-            while place + HEAP_OBJECT.size <= end:
-                index, _, _, size = HEAP_OBJECT.unpack_from(content, place)
-                step = (-(-size // 8) * 8 + HEAP_OBJECT.size if index else size) % 2**64  # as the library counts
-                if not step:
-                    raise DataError(f"{path}: damaged (global heap at byte {start}); copy or fetch it again")
-                place += step
+            _refuse_endless_heap(path, content, start)
             start = content.find(b"GCOL", start + 1)
+        for text in TEXT.finditer(content):
+            if (length := int.from_bytes(text[1], "little")) > size:
+                raise DataError(
+                    f"{path}: damaged (the text at byte {text.start(1)} would have {length} bytes, "
+                    f"the file has {size}); copy or fetch it again"
+                )
+
+
+def _refuse_endless_heap(path: Path, content: mmap.mmap, start: int) -> None:
+    """Walk the global heap that begins at byte ``start`` as libhdf5 does, and refuse a step of no size."""
+    place, end = start + HEAP_HEADER.size, len(content)
+    if place <= end:
+        _, version, size = HEAP_HEADER.unpack_from(content, start)
+        end = min(end, start + size) if version == 1 else 0
+    while place + HEAP_OBJECT.size <= end:
+        index, _, _, size = HEAP_OBJECT.unpack_from(content, place)
+        step = (-(-size // 8) * 8 + HEAP_OBJECT.size if index else size) % 2**64  # as the library counts
+        if not step:
+            raise DataError(f"{path}: damaged (global heap at byte {start}); copy or fetch it again")
+        place += step
 
 
 def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], where: str) -> NDArray[Any]:

@@ -259,7 +259,7 @@ def test_a_text_that_would_be_longer_than_its_file(
     content = bytearray(path.read_bytes())
     place = content.find(struct.pack("<IQ", len(text), content.find(b"GCOL")))  # length, then where its heap lies
     if excess is not None:
-        content[place : place + 4] = struct.pack("<I", len(content) + excess)
+        content[place - 1 : place + 4] = struct.pack("<BI", 1, len(content) + excess)  # before it: a reserved byte
         path.write_bytes(content)
     refused = nullcontext() if excess is None else pytest.raises(DataError, match=f"text at byte {place} would")
     with bounded(), refused, open_hdf5(path) as handle:

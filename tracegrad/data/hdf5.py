@@ -18,8 +18,8 @@ from tracegrad.errors import DataError
 
 HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
 HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
-# attribute with one text: type (of any length, of bytes), dataspace (scalar; versions 1 and 2), then the length
-TEXT = re.compile(rb"\x19.{3}\x10\0{3}\x10.{11}(?:\0{4}\x01\0{7}|\x02\0{3})(.{4})", re.DOTALL)
+# attribute with one text: its type, dataspace (scalar; version 1 or 2) and length; "." is a byte that may be anything
+TEXT = re.compile(rb"\x19.{3}\x10\0{3}.{12}(?:.{4}\x01\0.{6}|\x02\0..)(.{4})", re.DOTALL)
 
 
 @contextmanager

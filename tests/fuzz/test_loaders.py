@@ -248,22 +248,30 @@ def test_a_heap_that_the_library_would_walk_forever(index: int, damaged: Callabl
         open_compact(path)
 
 
+TEXT = "x" * 2000
+
+
 @pytest.mark.parametrize("formats", ["earliest", ("v110", "v110")], ids=["old headers", "new headers"])
-@pytest.mark.parametrize("excess", [None, 1, 2**31], ids=["right", "a byte too long", "gigabytes too long"])
-def test_a_text_that_would_be_longer_than_its_file(
-    formats: str | tuple[str, str], excess: int | None, tmp_path: Path
+@pytest.mark.parametrize(
+    ("before", "damage"),
+    [(0, b""), (0, b"\xff\xff\0"), (1, b"\1\xff\xff\0"), (0, b"\xff\xff\xff\xff"), (31, b"\x26")],
+    ids=["none", "longer than its file", "that behind a reserved byte", "gigabytes long", "of no kind"],
+)
+def test_damaged_texts_are_refused_before_the_library_meets_them(
+    formats: str | tuple[str, str], before: int, damage: bytes, tmp_path: Path
 ) -> None:
-    path, text = tmp_path / "text.h5", "x" * 2000
+    path = tmp_path / "text.h5"
     with h5py.File(path, "w", libver=formats) as handle:
-        handle.attrs["manifest"] = text
+        handle.attrs["manifest"] = TEXT
     content = bytearray(path.read_bytes())
-    place = content.find(struct.pack("<IQ", len(text), content.find(b"GCOL")))  # length, then where its heap lies
-    if excess is not None:
-        content[place - 1 : place + 4] = struct.pack("<BI", 1, len(content) + excess)  # before it: a reserved byte
-        path.write_bytes(content)
-    refused = nullcontext() if excess is None else pytest.raises(DataError, match=f"text at byte {place} would")
+    place = content.find(struct.pack("<IQ", len(TEXT), content.find(b"GCOL")))  # length, then where its heap lies
+    start = content.rfind(b"\x19\x01", 0, place)  # of the type
+    place = start + 1 if before > 1 else place - before
+    content[place : place + len(damage)] = damage
+    path.write_bytes(content)
+    refused = pytest.raises(DataError, match=f"attribute at byte {start} is") if damage else nullcontext()
     with bounded(), refused, open_hdf5(path) as handle:
-        assert handle.attrs["manifest"] == text
+        assert handle.attrs["manifest"] == TEXT
 
 
 def test_a_number_type_that_numpy_lacks(damaged: Callable[[str], Path]) -> None:

@@ -18,8 +18,8 @@ from tracegrad.errors import DataError
 
 HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
 HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
-# attribute with one text: its type, dataspace (scalar; version 1 or 2) and length; "." is a byte that may be anything
-TEXT = re.compile(rb"\x19.{3}\x10\0{3}.{12}(?:.{4}\x01\0.{6}|\x02\0..)(.{4})", re.DOTALL)
+# attribute with one text: kind (1), dataspace (scalar; version 1 or 2), length; "." is a byte that may be anything
+TEXT = re.compile(rb"\x19(.)..\x10\0{3}.{12}(?:.{4}\x01\0.{6}|\x02\0..)(.{4})", re.DOTALL)
 
 
 @contextmanager
@@ -46,7 +46,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
 
 @lru_cache(maxsize=64)
 def _refuse_damaged_texts(path: Path, size: int, changed: int) -> None:
-    """Refuse texts that libhdf5 would trust: it would walk a heap forever, or allocate gigabytes before it looks.
+    """Refuse texts that libhdf5 would trust: it would walk a heap forever, allocate gigabytes, or crash.
 
     Args:
         path: the file; it is read once per version.
@@ -54,7 +54,8 @@ def _refuse_damaged_texts(path: Path, size: int, changed: int) -> None:
         changed: when it was last changed.
 
     Raises:
-        DataError: if a global heap (where texts lie) holds an object of no size, or a text is longer than the file.
+        DataError: if a global heap (where texts lie) holds an object of no size, a text is longer than the file, or an
+            attribute is neither text (kind 1) nor a sequence (kind 0).
     """
     if not size:
         return
@@ -64,10 +65,11 @@ def _refuse_damaged_texts(path: Path, size: int, changed: int) -> None:
             _refuse_endless_heap(path, content, start)
             start = content.find(b"GCOL", start + 1)
         for text in TEXT.finditer(content):
-            if (length := int.from_bytes(text[1], "little")) > size:
+            kind, length = text[1][0] % 16, int.from_bytes(text[2], "little")
+            if kind > 1 or length > size:
                 raise DataError(
-                    f"{path}: damaged (the text at byte {text.start(1)} would have {length} bytes, "
-                    f"the file has {size}); copy or fetch it again"
+                    f"{path}: damaged (the attribute at byte {text.start()} is of kind {kind}, expected 0 or 1, "
+                    f"and has {length} bytes, the file {size}); copy or fetch it again"
                 )
 
 

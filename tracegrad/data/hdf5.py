@@ -19,7 +19,7 @@ from tracegrad.errors import DataError
 HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
 HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
 # attribute with one text: kind (1), dataspace (scalar; version 1 or 2), length; "." is a byte that may be anything
-TEXT = re.compile(rb"\x19(.)..\x10\0{3}.{12}(?:.{4}\x01\0.{6}|\x02\0..)(.{4})", re.DOTALL)
+TEXT = re.compile(rb"\x19(.)..\x10\0{3}.{12}(?:.{4}\x01\0[\0-\7].{5}|\x02\0..)(.{4})", re.DOTALL)
 
 
 @contextmanager

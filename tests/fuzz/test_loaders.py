@@ -253,20 +253,26 @@ TEXT = "x" * 2000
 
 @pytest.mark.parametrize("formats", ["earliest", ("v110", "v110")], ids=["old headers", "new headers"])
 @pytest.mark.parametrize(
-    ("before", "damage"),
-    [(0, b""), (0, b"\xff\xff\0"), (1, b"\1\xff\xff\0"), (0, b"\xff\xff\xff\xff"), (31, b"\x26")],
-    ids=["none", "longer than its file", "that behind a reserved byte", "gigabytes long", "of no kind"],
+    ("field", "damage"),
+    [
+        ("length", b""),
+        ("length", b"\xff\xff\0"),
+        ("length", b"\xff\xff\xff\xff"),
+        ("reserved", b"\1\xff\xff\0"),
+        ("kind", b"\x26"),
+    ],
+    ids=["none", "longer than its file", "gigabytes long", "that behind a reserved byte", "of no kind"],
 )
 def test_damaged_texts_are_refused_before_the_library_meets_them(
-    formats: str | tuple[str, str], before: int, damage: bytes, tmp_path: Path
+    formats: str | tuple[str, str], field: str, damage: bytes, tmp_path: Path
 ) -> None:
     path = tmp_path / "text.h5"
     with h5py.File(path, "w", libver=formats) as handle:
         handle.attrs["manifest"] = TEXT
     content = bytearray(path.read_bytes())
-    place = content.find(struct.pack("<IQ", len(TEXT), content.find(b"GCOL")))  # length, then where its heap lies
-    start = content.rfind(b"\x19\x01", 0, place)  # of the type
-    place = start + 1 if before > 1 else place - before
+    length = content.find(struct.pack("<IQ", len(TEXT), content.find(b"GCOL")))  # then where its heap lies
+    start = content.rfind(b"\x19\x01", 0, length)  # of the type: its class, the kind
+    place = {"length": length, "reserved": length - 1, "kind": start + 1}[field]
     content[place : place + len(damage)] = damage
     path.write_bytes(content)
     refused = pytest.raises(DataError, match=f"attribute at byte {start} is") if damage else nullcontext()

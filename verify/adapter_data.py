@@ -20,6 +20,7 @@ from .subject import Leaf, OutputSpec
 from .wigner import Array, Basis
 
 LEVELS = ("node", "edge", "graph", "total")
+MOST_POINTS = 8  # between which vectors are taken where a graph has no edges
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class DataAdapter:
         cell: name of the (1, 3, 3) cell, rows are lattice vectors in Å, or None.
         cell_shift: name of the (E, 3) integer cell of the second node of every edge, or None.
         basis: component order of the irreps.
-        rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, or None when nothing
-            does.
+        rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, differentiably, or None
+            when nothing does.
         forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
     """
 
@@ -93,24 +94,48 @@ class DataAdapter:
                 )
             if not bool(torch.isfinite(value).all()):
                 raise VerificationError(f"graph field {name!r} holds NaN or infinity: give a finite graph")
-        self._refuse_stale(graph)
         if self.num_nodes(graph) == 0:
             raise VerificationError("the graph has no nodes: an empty graph verifies nothing")
+        self._refuse_unclear(graph)
         return tuple(OutputSpec(name, law, level) for name, (law, level) in self.declared.items())
 
-    def _refuse_stale(self, graph: Any) -> None:
-        """Raise for stored edge vectors of which nothing is said: a rotation would not reach them."""
+    def _refuse_unclear(self, graph: Any) -> None:
+        """Raise for stored vectors of which nothing is said (no rotation would reach them) and for unclear levels."""
         known = {*self.fields, self.cell, self.cell_shift}
         for key, value in graph.to_dict().items():
-            if self.rebuild is not None or key in known or not isinstance(value, Tensor):
+            if key in known or not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim == 0:
                 continue
-            vectors = value.is_floating_point() and value.ndim == 2 and value.shape[1] == 3
-            if vectors and self._level(graph, key) == "edge":
+            level = self._level(graph, key)
+            if level == "node" and key != "x" and len(value) == graph.num_edges:
                 raise VerificationError(
-                    f"graph field {key!r} holds three numbers per edge and is not declared: no rotation would reach "
-                    "it; pass rebuild= when it follows from the positions, else declare it as Field('1x1o', 'edge') "
-                    "(vectors), Field('3x0e', 'edge') (invariants) or cell_shift= (cells)"
+                    f"graph field {key!r} has {len(value)} rows, as many as there are nodes and as many as there are "
+                    "edges: declare it as Field(..., 'node') or Field(..., 'edge')"
                 )
+            if self.rebuild is None and level in ("node", "edge") and self._holds_vectors(graph, value, level):
+                raise VerificationError(
+                    f"graph field {key!r} holds three numbers per {level} that may be a vector, and is not declared: "
+                    "no rotation would reach it; pass rebuild= when it follows from the positions, else declare it as "
+                    f"Field('1x1o', {level!r}) (vectors), Field('3x0e', {level!r}) (invariants) or cell_shift= (cells)"
+                )
+
+    def _holds_vectors(self, graph: Any, value: Tensor, level: str) -> bool:
+        """Whether rows are three numbers, not all 0 or 1, or hold three columns along the vectors of the edges."""
+        rows = value.detach().cpu().double().numpy().reshape(len(value), -1)
+        if rows.shape[1] == 3:
+            return level == "edge" or not np.isin(rows, (0.0, 1.0)).all()
+        vectors = self._pair_vectors(graph)
+        if level == "node" or len(vectors) != len(rows):
+            return False
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / np.where(lengths > 1e-9, lengths, 1.0)
+        for start in range(rows.shape[1] - 2):
+            part = rows[:, start : start + 3]
+            size = np.linalg.norm(part, axis=1, keepdims=True)
+            turned = part / np.where(size > 1e-9, size, 1.0)
+            along = (np.abs((turned * np.roll(unit, shift, axis=1)).sum(1)) for shift in range(3))  # e3nn has (y, z, x)
+            if size.any() and any((a[lengths[:, 0] > 1e-9] > 1 - 1e-6).all() for a in along):
+                return True
+        return False
 
     def _level(self, graph: Any, key: str) -> str:
         """What the rows of a tensor of the graph are: as declared, else what torch_geometric takes them for."""
@@ -149,15 +174,23 @@ class DataAdapter:
 
     def edge_vectors(self, graph: Any) -> Array:
         """See :class:`GraphAdapter`."""
+        vectors = self._pair_vectors(graph)
+        return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
+
+    def _pair_vectors(self, graph: Any) -> Array:
+        """(E, 3) vectors of the edges; where the model makes its own, those between the first points."""
         name = next((n for n, law in self.fields.items() if law.kind == "points"), None)
-        if name is None or graph.edge_index is None:
+        if name is None:
             return np.zeros((0, 3))
         points = graph[name].detach().cpu().double().numpy()
+        if graph.edge_index is None:
+            first, second = np.triu_indices(min(len(points), MOST_POINTS), 1)
+            return np.asarray(points[second] - points[first])
         keys = self.edge_keys(graph)
         vectors = points[keys[:, 1]] - points[keys[:, 0]]
         if self.cell and self.cell_shift:
             vectors = vectors + keys[:, 2:] @ graph[self.cell].detach().cpu().double().numpy().reshape(-1, 3, 3)[0]
-        return np.asarray(vectors[np.linalg.norm(vectors, axis=1) > 1e-9])
+        return np.asarray(vectors)
 
     def leaves(self, graph: Any) -> list[Leaf]:
         """See :class:`GraphAdapter`."""
@@ -192,18 +225,20 @@ class DataAdapter:
         changed = graph.clone()
         for key, value in graph.to_dict().items():
             if isinstance(value, Tensor):
-                changed[key] = in_precision(value, dtype)
+                changed[key] = in_precision(value.detach(), dtype)
         return self._rebuilt(changed)
 
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
-        """See :class:`GraphAdapter`."""
+        """See :class:`GraphAdapter`; None where an undeclared table (N, N) may be one of pairs of nodes."""
         changed, index = graph.clone(), torch.from_numpy(order)
-        for key in graph.to_dict():
+        for key, value in graph.to_dict().items():
             if self._level(graph, key) == "node":
-                changed[key] = graph[key][index]
+                if key not in {*self.fields, "x"} and np.shape(value)[1:2] == (len(order),):
+                    return None
+                changed[key] = _rows(value, index)
         if graph.edge_index is not None:
             changed.edge_index = torch.argsort(index)[graph.edge_index]
-        return changed
+        return self._rebuilt(changed)
 
     def permute_edges(self, graph: Any, rng: np.random.Generator) -> Any | None:
         """See :class:`GraphAdapter`; None when two edges cannot be told apart."""
@@ -220,7 +255,7 @@ class DataAdapter:
             if key == "edge_index":
                 changed.edge_index = graph.edge_index[:, edges]
             elif self._level(graph, key) == "edge":
-                changed[key] = graph[key][edges]
+                changed[key] = _rows(graph[key], edges)
         return changed
 
     def batch(self, graphs: Sequence[Any]) -> Any | None:
@@ -230,8 +265,11 @@ class DataAdapter:
         return Batch.from_data_list(list(graphs))
 
     def with_fragment(self, graph: Any) -> Any | None:
-        """See :class:`GraphAdapter`; edge features of the fragment are those of the first edge."""
-        if graph.edge_index is None or graph.edge_index.shape[1] == 0:
+        """See :class:`GraphAdapter`; edge features of the fragment are those of the first edge.
+
+        None where the graph does not say how far its atoms see, and where neighbours are searched in a crystal.
+        """
+        if graph.edge_index is None or graph.edge_index.shape[1] == 0 or (self.cell and self.rebuild):
             return None
         n, changed = self.num_nodes(graph), graph.clone()
         for key in graph.to_dict():
@@ -239,9 +277,9 @@ class DataAdapter:
             if key == "edge_index":
                 changed.edge_index = torch.cat([value, torch.tensor([[n, n + 1], [n + 1, n]]).to(value)], dim=1)
             elif self._level(graph, key) == "node":
-                changed[key] = torch.cat([value, value[:1], value[-1:]])
+                changed[key] = _rows(value, torch.tensor([*range(n), 0, n - 1]))
             elif self._level(graph, key) == "edge":
-                changed[key] = torch.cat([value, value[:1], value[:1]])
+                changed[key] = _rows(value, torch.tensor([*range(graph.edge_index.shape[1]), 0, 0]))
         for key, law in self.fields.items():
             if law.kind == "points" and self.levels[key] == "node":
                 far = torch.tensor([[FRAGMENT_DISTANCE, 0.0, 0.0]]).to(graph[key])
@@ -259,7 +297,7 @@ class DataAdapter:
         lattice = graph[self.cell].reshape(-1, 3, 3)[0]
         for key in graph.to_dict():
             if self._level(graph, key) in ("node", "edge"):
-                changed[key] = torch.cat([graph[key]] * count)
+                changed[key] = _rows(graph[key], torch.arange(len(graph[key])).repeat(count))
         changed.edge_index = torch.from_numpy(keys[:, :2].T.copy())
         changed[self.cell_shift] = torch.from_numpy(keys[:, 2:].copy()).to(graph[self.cell_shift])
         for key, law in self.fields.items():
@@ -273,18 +311,21 @@ class DataAdapter:
 
     def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
         """See :class:`GraphAdapter`."""
-        if graph.edge_index is None:
-            return None
-        place = graph.edge_index.new_full((self.num_nodes(graph),), -1)
-        place[sorted(nodes)] = torch.arange(len(nodes)).to(place)
-        changed = self._with_edges(graph, (place[graph.edge_index] >= 0).all(0))
-        changed.edge_index = place[changed.edge_index]
+        changed, kept = graph.clone(), torch.tensor(sorted(nodes))
+        if graph.edge_index is not None:
+            place = graph.edge_index.new_full((self.num_nodes(graph),), -1)
+            place[kept] = torch.arange(len(kept)).to(place)
+            inside = (place[graph.edge_index] >= 0).all(0).nonzero()[:, 0]
+            if len(inside) == 0:
+                return None
+            changed = self._with_edges(graph, inside)
+            changed.edge_index = place[changed.edge_index]
         for key in graph.to_dict():
             if self._level(graph, key) == "node":
-                changed[key] = graph[key][sorted(nodes)]
+                changed[key] = _rows(graph[key], kept)
         if "num_nodes" in graph:
-            changed.num_nodes = len(nodes)
-        return self._rebuilt(changed) if changed.edge_index.shape[1] else None
+            changed.num_nodes = len(kept)
+        return self._rebuilt(changed)
 
     def blocks(self, model: Any, graph: Any) -> Mapping[tuple[int, ...], np.ndarray] | None:
         """None: a plain graph has no Hamiltonian."""
@@ -299,3 +340,10 @@ class DataAdapter:
             return ""
         body = "".join(f"    {name}={tensor_source(value)},\n" for name, value in tensors.items())
         return f"from torch_geometric.data import Data\n\ngraph = Data(\n{body})\n"
+
+
+def _rows(value: Any, index: Tensor) -> Any:
+    """Rows of a tensor or an array, items of a list."""
+    if isinstance(value, (list, tuple)):
+        return [value[i] for i in index.tolist()]
+    return value[index.to(value.device)] if isinstance(value, Tensor) else value[index.numpy()]

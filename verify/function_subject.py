@@ -23,6 +23,7 @@ from .subject import (
     as_rows,
     as_tensors,
     describe,
+    differs,
     module_depth,
     module_lmax,
     quiet,
@@ -98,7 +99,7 @@ class FunctionSubject(Subject):
 
     def _checked_one(self, index: int, value: Any, law: Representation) -> Any:
         if law.kind == "fixed":
-            return in_precision(value, self.dtype) if isinstance(value, Tensor) else value
+            return in_precision(value.detach(), self.dtype) if isinstance(value, Tensor) else value
         if not isinstance(value, Tensor):
             raise VerificationError(
                 f"inputs[{index}] is a {type(value).__name__}, expected a torch.Tensor for {law.text}"
@@ -192,12 +193,12 @@ class FunctionSubject(Subject):
         arguments = copy.deepcopy(state)
         with quiet(self.dtype):
             self.func(*arguments)
-        return [f"input {i}" for i, (x, y) in enumerate(zip(arguments, state, strict=True)) if _differs(x, y)]
+        return [f"input {i}" for i, (x, y) in enumerate(zip(arguments, state, strict=True)) if differs(x, y)]
 
     def num_rows(self, state: State) -> int:
         """Number of points, else the common number of rows; 0 where some input may count rows in a way of its own."""
         laws = list(zip(state, self.laws, strict=True))
-        points = {len(x) for x, law in laws if law.kind == "points"}
+        points = {len(x) if x.ndim == 2 else 0 for x, law in laws if law.kind == "points"}
         rows = points or {len(x) if isinstance(x, Tensor) and x.ndim >= 2 else 0 for x in state}
         if len(rows) != 1:
             return 0
@@ -240,8 +241,17 @@ class FunctionSubject(Subject):
 
 
 def _counts_otherwise(value: Any, law: Representation, count: int) -> bool:
-    """True for irreps, or for integers (which may number the points), with another number of rows than the points."""
-    if not isinstance(value, Tensor) or value.ndim < _least_axes(law) or len(value) in (1, count):
+    """True where rows are not those of the points, or may not be.
+
+    Those of lists and arrays, which are left as they are; tables of pairs (N, N); another number of irreps or integers.
+    """
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return np.shape(value)[:1] == (count,) if isinstance(value, np.ndarray) else len(value) == count
+    if not isinstance(value, Tensor) or value.ndim < _least_axes(law):
+        return False
+    if count > 1 and len(value) == count:
+        return value.ndim >= _least_axes(law) + 1 and value.shape[1] == count
+    if len(value) == 1:
         return False
     return law.kind != "fixed" or not (value.is_floating_point() or value.is_complex())
 
@@ -254,9 +264,3 @@ def _least_axes(law: Representation) -> int:
 def _own(value: Any) -> Any:
     """Copy of an input that is no tensor, where a call could write to it."""
     return copy.deepcopy(value) if isinstance(value, (list, dict, set, np.ndarray)) else value
-
-
-def _differs(value: Any, before: Any) -> bool:
-    if isinstance(value, Tensor):
-        return value.shape != before.shape or not torch.equal(torch.nan_to_num(value), torch.nan_to_num(before))
-    return not isinstance(value, (np.ndarray, torch.nn.Module)) and bool(value != before)

@@ -18,7 +18,7 @@ from .adapters import GraphAdapter, fresh_copy, require_adapter
 from .group import Elements
 from .precision import converted
 from .replay import numbers, package_name
-from .subject import Leaf, State, Subject, as_rows, describe, module_depth, module_lmax, quiet
+from .subject import Leaf, State, Subject, as_rows, describe, differs, module_depth, module_lmax, quiet
 from .tolerances import bands
 from .wigner import Array
 
@@ -171,16 +171,12 @@ class GraphSubject(Subject):
         graph = copy.deepcopy(state.graph)
         with quiet(self.dtype):
             self.adapter.evaluate(self.model, graph)
-        before, after = _tensors(state.graph), _tensors(graph)
-        changed = [
+        before, after = _values(state.graph), _values(graph)
+        return sorted(
             name
             for name in {**before, **after}
-            if name not in before
-            or name not in after
-            or before[name].shape != after[name].shape
-            or not np.array_equal(before[name], after[name], equal_nan=True)
-        ]
-        return sorted(changed)
+            if name not in before or name not in after or differs(after[name], before[name])
+        )
 
     def num_rows(self, state: State) -> int:
         return self.adapter.num_nodes(state.graph)
@@ -237,14 +233,6 @@ def replay_model(
     return case_error(subject, subject.plain(subject.graph), element)
 
 
-def _tensors(graph: Any) -> dict[str, np.ndarray]:
-    """All numeric arrays of a graph by name."""
-    items = graph.to_dict() if hasattr(graph, "to_dict") else getattr(graph, "arrays", {})
-    found: dict[str, np.ndarray] = {}
-    for name, value in items.items():
-        for index, part in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-            if isinstance(part, Tensor):
-                found[f"{name}[{index}]" if isinstance(value, (list, tuple)) else name] = part.detach().cpu().numpy()
-            elif isinstance(part, np.ndarray):
-                found[name] = part
-    return found
+def _values(graph: Any) -> dict[str, Any]:
+    """What a graph holds, by name."""
+    return dict(graph.to_dict() if hasattr(graph, "to_dict") else getattr(graph, "arrays", {}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -109,10 +109,10 @@ class Subject(ABC):
     def has_points(self) -> bool:
         """True when translations act on the inputs."""
 
-    def evaluate(self, states: Sequence[State]) -> Outputs:
+    def evaluate(self, states: Sequence[State], gradients: bool = True) -> Outputs:
         """Outputs of all states as float64 arrays (rows, dim)."""
         columns: Outputs = [[] for _ in self.outputs]
-        with quiet(self.dtype):
+        with quiet(self.dtype, gradients):
             for state in states:
                 for column, value in zip(columns, self.raw(state), strict=True):
                     column.append(value.detach().to("cpu", torch.float64).numpy())
@@ -139,12 +139,12 @@ class Subject(ABC):
 
 
 @contextmanager
-def quiet(dtype: torch.dtype) -> Iterator[None]:
-    """Default dtype of the run, no warnings, gradients on (forces may come from them); restored at the end."""
+def quiet(dtype: torch.dtype, gradients: bool = True) -> Iterator[None]:
+    """Default dtype of the run, no warnings, gradients on (forces may come from them) or off; restored at the end."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), torch.set_grad_enabled(gradients):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -155,6 +155,33 @@ def describe(error: Exception) -> str:
     """Kind and first line of an exception."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def differs(value: Any, before: Any) -> bool:
+    """True where two values of one origin are known to differ: numbers, and lists or dicts of them, part by part.
+
+    Objects that define no equality of their own are not compared.
+    """
+    if type(value) is not type(before):
+        return True
+    if isinstance(value, Tensor):
+        if value.shape != before.shape or value.dtype is not before.dtype:
+            return True
+        one, other = ((x.detach().to_dense() if x.layout is not torch.strided else x.detach()) for x in (value, before))
+        return not bool(((one == other) | ((one != one) & (other != other))).all())
+    if isinstance(value, np.ndarray):
+        return not np.array_equal(value, before, equal_nan=value.dtype.kind in "fc")
+    if isinstance(value, Mapping):
+        return value.keys() != before.keys() or any(differs(value[key], before[key]) for key in value)
+    if isinstance(value, (list, tuple)):
+        return len(value) != len(before) or any(map(differs, value, before))
+    equality: Any = type(value).__eq__
+    if equality is object.__eq__:
+        return False
+    try:
+        return not bool(value == before)
+    except (ValueError, RuntimeError):  # an equality that is no single answer
+        return False
 
 
 def as_tensors(result: Any, count: int) -> list[Tensor]:

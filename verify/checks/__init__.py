@@ -7,7 +7,7 @@ from .gradient import finite_difference, gradient, jvp_vjp
 from .graph import batch_independence, edge_permutation, far_fragment, supercell
 from .graph import node_permutation as graph_node_permutation
 from .hamiltonian import hermiticity, time_reversal
-from .hygiene import determinism, dtype_leak, input_mutation, vacuity
+from .hygiene import determinism, dtype_leak, inference, input_mutation, vacuity
 from .lie import lie_derivative
 from .permutation import node_permutation
 from .pole import pole
@@ -24,6 +24,7 @@ FUNCTION_CHECKS: dict[str, Check] = {
     "jvp_vjp": jvp_vjp,
     "lie_derivative": lie_derivative,
     "determinism": determinism,
+    "inference": inference,
     "input_mutation": input_mutation,
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
@@ -49,6 +50,7 @@ GRAPH_CHECKS: dict[str, Check] = {
     "force_consistency": force_consistency,
     "lie_derivative": lie_derivative,
     "determinism": determinism,
+    "inference": inference,
     "input_mutation": input_mutation,
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,

@@ -15,7 +15,10 @@ _STEPS = (1e-4, 1e-5, 1e-3, 1e-2)  # Å
 
 
 def force_consistency(context: Context) -> CheckResult:
-    """-<F, d> against (E(x + h d) - E(x - h d)) / 2h along random directions; fails above 1e-5 for every step."""
+    """-<F, d> against (E(x + h d) - E(x - h d)) / 2h along random directions; fails above 1e-5 for every step.
+
+    E is the sum of the rows of ``energy``, be they those of atoms or of graphs.
+    """
     subject = context.subject
     names = [spec.name for spec in subject.outputs]
     if not isinstance(subject, GraphSubject) or "energy" not in names or "forces" not in names:
@@ -37,7 +40,7 @@ def force_consistency(context: Context) -> CheckResult:
                 moved = leaf.value.new_tensor(points + sign * h * direction)
                 leaves = [moved if other.name == leaf.name else other.value for other in subject.leaves(state)]
                 states.append(subject.with_leaves(state, leaves))
-            plus, minus = (float(v[0, 0]) for v in subject.evaluate(states)[energy])
+            plus, minus = (float(v[:, 0].sum()) for v in subject.evaluate(states)[energy])
             numeric = (plus - minus) / (2 * h)
             noise = 16 * eps * (abs(plus) + abs(minus)) / h
             errors.append(relative_error(abs(numeric - slope), abs(numeric), abs(slope), norm, noise=noise))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..context import JUMP, Context
+from ..context import JUMP, Context, NotApplicable, Pair
+from ..group import haar
 from ..measure import Outputs
 from ..result import CheckResult, Verdict
-from ..subject import Leaf, State, quiet
+from ..subject import Leaf, State, Subject, describe, quiet
 from ..tolerances import DETERMINISTIC, JITTER_FACTOR, bands, verdict_of
 
 PERTURBATION = 1e-3  # relative size of the change that must show in some output
@@ -38,6 +39,22 @@ def determinism(context: Context) -> CheckResult:
         else "two calls with the same input differ: dropout or noise left on, or a changing state"
     )
     return CheckResult("determinism", verdict, error, tolerance, message, 4, details={"device": device})
+
+
+def inference(context: Context) -> CheckResult:
+    """Without gradients (``torch.no_grad``), as networks are used, the outputs are those with them."""
+    subject, state = context.subject, context.states[0]
+    turned = subject.moved([state] * 2, context.elements(haar(2, context.rng("inference")), False))
+    states = [state, *turned, state]  # what is kept from one call must not reach the next
+
+    def sides(target: Subject, given: State) -> Pair:
+        return target.evaluate([given], gradients=False), target.evaluate([given])
+
+    try:
+        without = subject.evaluate(states, gradients=False)
+    except Exception as error:  # such as forces that are gradients
+        raise NotApplicable(f"the model needs gradients: it raised {describe(error)}") from error
+    return context.judge("inference", (without, subject.evaluate(states)), states=states, sides_of=lambda _: sides)
 
 
 def input_mutation(context: Context) -> CheckResult:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from ..context import Context, NotApplicable
@@ -19,7 +21,10 @@ def node_permutation(context: Context) -> CheckResult:
     if not subject.has_points:
         raise NotApplicable("no input is a set of points")
     if rows < 2:
-        raise NotApplicable("the inputs do not share their rows")
+        raise NotApplicable(
+            "the inputs do not share their rows: expected points (N, 3) of one structure and, beside them, tensors "
+            "whose first axis alone counts them"
+        )
     states, base = context.first(min(TRIALS, len(context.states)))
     if any(len(column[0]) != rows and len(column[0]) % rows == 0 and len(column[0]) for column in base):
         raise NotApplicable("an output has several rows per point: their order is not known")
@@ -44,7 +49,11 @@ def node_permutation(context: Context) -> CheckResult:
         ),
     )
     if not result.passed:
-        result.details["hint"] = "if the rows are not interchangeable points, leave 'node_permutation' out of checks"
+        hint = (
+            "if the rows are not interchangeable points, or an input holds their numbers, which stay as they are, "
+            "leave node_permutation out of checks"
+        )
+        return replace(result, message=f"{result.message}; {hint}")
     return result
 
 

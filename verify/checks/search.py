@@ -24,6 +24,7 @@ from ..subject import State, describe
 from ..tolerances import JITTER_FACTOR, verdict_of
 from ..wigner import Array
 
+MOST_ROWS = 8  # structures of one row (point, node) to this many, as far as the given one has them
 ALIGNED = 4  # directions that are turned onto the axes, spread over the inputs
 NEAR = 0.25  # error over the generic tolerance from which on a case is judged by the tolerance measured at it
 
@@ -169,7 +170,7 @@ def _special_designs(context: Context) -> list[Design]:
     designs = [Design(seed=seeds, exponent=k) for k in (-3, -2, -1, 1, 2, 3)]
     designs += [Design(seed=seeds, shape=shape) for shape in SHAPES[1:]]
     designs += [Design(seed=seeds, live=i) for i in range(min(len(live_blocks(context.subject, context.states[0])), 8))]
-    return [*designs, *(Design(seed=seeds, rows=n) for n in (1, 2, 3))]
+    return [*designs, *(Design(seed=seeds, rows=n) for n in range(1, MOST_ROWS + 1))]
 
 
 def _hypothesis(searcher: Searcher, examples: int) -> None:
@@ -245,7 +246,10 @@ def search(context: Context) -> CheckResult:
     if block is None:
         return summarise("search", Verdict.PASS, [], tally.trials, details)
     verdict = verdict_of(block.error, block.tolerance, context.subject.dtype)
-    message = f"{tally.refused} chosen inputs skipped: the model raised {tally.refusal}" if tally.refused else ""
+    notes = [f"{tally.refused} chosen inputs skipped: the model raised {tally.refusal}"] if tally.refused else []
+    if tally.singular:
+        notes.append(f"{tally.singular} chosen inputs gave NaN or infinity")
+    message = "; ".join(notes)
     if tally.case is not None:
         context.cases["search"] = tally.case
         message = f"{block.output} {block.irrep} at a chosen case ({tally.label})"

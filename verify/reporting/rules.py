@@ -51,6 +51,7 @@ _RULES = {
     "jvp_vjp": ("forward and reverse mode agree", "One of the two modes of differentiation is wrong."),
     "lie_derivative": ("infinitesimal rotations", "The derivative along a rotation does not vanish."),
     "determinism": ("the same input gives the same output", "Dropout or noise is left on."),
+    "inference": ("the same outputs without gradients", "The path that runs under torch.no_grad() is another one."),
     "input_mutation": ("inputs stay as they were", "An in-place operation changes the caller's tensors."),
     "dtype_leak": ("one precision throughout", "A tensor is rounded to a narrower type on the way."),
     "vacuity": ("there is something to verify", "Outputs are NaN, zero, or do not depend on the inputs."),

@@ -230,3 +230,33 @@ def test_bloch_sums_equal_explicit_ones(make_structure: Maker) -> None:
     found = bloch_sum(structure, structure.overlap.completed(), k)
     np.testing.assert_allclose(found, expected, atol=1e-14)
     np.testing.assert_allclose(found, found.conj().T, atol=1e-14)
+
+
+def test_a_large_block_that_lacks_is_seen_beside_many_negligible_ones(molybdenite: Structure) -> None:
+    assert molybdenite.hamiltonian is not None
+    assert molybdenite.overlap is not None
+
+    hamiltonian, overlap = molybdenite.hamiltonian, molybdenite.overlap
+    lengths = np.linalg.norm(molybdenite.edge_vectors(overlap), axis=1)
+    scale = np.where(lengths > 5.0, 1e-7, 1.0)
+    negligible = overlap.with_values(overlap.values * np.repeat(scale, overlap.sizes))
+    thinned = negligible.select((lengths < 6.5) | (np.arange(len(lengths)) % 2 == 0))
+    sound = check_one(Structure(**{**molybdenite.fields(), "overlap": thinned}), "test")
+    assert sound.missing > 1
+    assert not any("no block" in fault for fault in sound.faults)
+    lost = int(np.argmin(np.where(lengths > 0.1, lengths, np.inf)))
+    both = {"hamiltonian": hamiltonian.select(np.arange(hamiltonian.n_edges) != lost), "overlap": thinned}
+    found = check_one(Structure(**{**molybdenite.fields(), **both}), "test")
+    assert any("no block" in fault for fault in found.faults)
+
+
+def test_structures_that_make_no_dataset_are_faults_of_the_set(tmp_path: Path) -> None:
+    bismuth = load_dataset("BB").test[0]
+    write_deeph(bismuth, tmp_path / "a")
+    assert checked(tmp_path).passed
+    assert bismuth.hamiltonian is not None
+    half = {key: block[:13, :13].real for key, block in bismuth.hamiltonian.to_dict().items()}
+    plain = {"hamiltonian": Blocks.from_dict(half), "spinful": False}
+    write_deeph(Structure(**{**bismuth.fields(), **plain}), tmp_path / "b")
+    faults = [fault for item in checked(tmp_path).structures for fault in item.faults]
+    assert any("keep them apart" in fault for fault in faults)

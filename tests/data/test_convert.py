@@ -99,3 +99,12 @@ def test_targets_and_forms_that_do_not_fit_are_refused(tmp_path: Path, make_stru
     with pytest.raises(DataError, match="nowhere: not found"):
         convert(tmp_path / "nowhere", tmp_path / "b", "deeph")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "full"]
+
+
+def test_a_key_is_converted_whole_where_a_structure_folder_has_its_name(
+    tmp_path: Path, make_structure: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_deeph(make_structure(), tmp_path / "MG")
+    assert convert("MG", tmp_path / "all", "deeph") == 36
+    assert convert("./MG", tmp_path / "one", "deeph") == 1

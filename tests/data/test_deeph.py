@@ -261,3 +261,11 @@ def test_a_folder_that_holds_something_is_not_touched(tmp_path: Path, make_struc
     with pytest.raises(DataError, match="unknown DeepH form 'newest'"):
         write_deeph(make_structure(), tmp_path / "a", "newest")
     assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
+def test_a_cell_without_volume_is_refused_in_both_forms(tmp_path: Path, make_structure: Maker) -> None:
+    molecule = Structure(**{**make_structure().fields(), "cell": np.zeros((3, 3)), "pbc": np.zeros(3, dtype=bool)})
+    for form in ("legacy", "new"):
+        with pytest.raises(DataError, match="span a volume"):
+            write_deeph(molecule, tmp_path / form, form)
+    assert not list(tmp_path.iterdir())

@@ -155,3 +155,35 @@ def test_sources_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("TRACEGRAD_DATA", str(tmp_path))
     with pytest.raises(DataError, match="fetch the published data first: tracegrad data fetch MG"):
         load_dataset("MG", "published")
+
+
+def test_untwisted_is_no_twist(tmp_path: Path, make_structure: Maker) -> None:
+    for name in ("untwisted/a", "non-twisted/b", "nontwisted/c", "bulk/d", "twisted/e"):
+        write_deeph(make_structure(), tmp_path / name)
+    assert scan_folders(tmp_path, "toy").split["test_twisted"] == ("e",)
+
+
+def test_no_structure_is_lost_to_a_name_or_a_link(tmp_path: Path, make_structure: Maker) -> None:
+    for name in ("a/s", "b/s", "a__s"):
+        write_deeph(make_structure(), tmp_path / "same" / name)
+    with pytest.raises(DataError, match="would both be named a__s"):
+        scan_folders(tmp_path / "same", "toy")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "there").symlink_to(tmp_path / "same" / "a")
+    (tmp_path / "linked" / "round").symlink_to(tmp_path / "linked")
+    assert list(scan_folders(tmp_path / "linked", "toy").paths.values()) == ["there/s"]
+
+
+def test_spin_of_legacy_folders_that_do_not_tell_it_is_that_of_their_blocks(
+    tmp_path: Path, make_structure: Maker
+) -> None:
+    for k in range(5):
+        write_deeph(make_structure(spinful=True, seed=k), tmp_path / str(k))
+    (tmp_path / "3" / "info.json").unlink()
+    dataset = load_dataset("toy", tmp_path)
+    assert dataset.spinful
+    for k in range(5):
+        (tmp_path / str(k) / "info.json").unlink(missing_ok=True)
+    dataset = load_dataset("toy", tmp_path)
+    assert dataset.spinful
+    assert dataset.train[0].spinful

@@ -228,3 +228,14 @@ def test_layout_survives_plain_data(spinful: bool) -> None:
     assert (again.irreps, again.names, again.elements) == (layout.irreps, layout.names, layout.elements)
     assert layout.names[0] == "s1-s1"
     assert TargetLayout(ORBITALS, not spinful).irreps != layout.irreps
+
+
+def test_numbers_of_any_precision_make_a_graph() -> None:
+    structure, layout = structure_of(), TargetLayout(ORBITALS, spinful=False)
+    assert structure.hamiltonian is not None
+    narrow = structure.hamiltonian.with_values(structure.hamiltonian.values.astype(np.float32))
+    single = {"positions": structure.positions.astype(np.float32), "cell": structure.cell.astype(np.float32)}
+    graph = build_graph(Structure(**{**structure.fields(), **single, "hamiltonian": narrow}), layout)
+    exact = build_graph(structure, layout)
+    assert torch.allclose(graph.positions, exact.positions, atol=1e-5)
+    assert torch.allclose(graph.target_frame, exact.target_frame, atol=1e-4)

@@ -247,3 +247,16 @@ def test_bloch_sum_of_one_atom_without_neighbours() -> None:
     block = np.diag([1.0, 2.0])
     single = BlochSum.from_blocks(Blocks.from_dict({(0, 0, 0, 0, 0): block}), np.array([2]))
     assert np.array_equal(single.dense([0.3, 0.1, 0.2]), block.astype(complex))
+
+
+def test_small_eigenvalues_of_the_overlap_are_named_where_nothing_is_projected_out() -> None:
+    structure = load_dataset("MM").test[0]
+    path = k_path(structure, "GM", 3)
+    with pytest.warns(IllConditionedOverlap, match="no direction is projected out"):
+        band_structure(structure, path, bands=4, smallest_overlap=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = band_structure(structure, path, bands=4)
+    _, overlap = bloch_matrices(structure)
+    exact = min(float(np.linalg.eigvalsh(overlap.dense(k))[0]) for k in (path.points[0], path.points[-1]))
+    assert found.smallest_overlap == pytest.approx(exact, rel=1e-6)

@@ -111,3 +111,19 @@ def test_analytic_overlaps_are_those_of_the_engine(key: str, r_cut: float) -> No
     assert valence_electrons(other) is None
     with pytest.raises(DataError, match="basis"):
         gaussian_overlap(other, r_cut)
+
+
+def test_a_fermi_level_below_all_bands_leaves_the_gauge_errors(structure: Structure) -> None:
+    assert structure.hamiltonian is not None
+    unknown = Structure(
+        **{
+            **structure.fields(),
+            "metadata": {**structure.metadata, "fermi_energy_eV": -500.0},
+        }
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tracegrad.physics.bands.valence_electrons", lambda _: None)
+        found = compare_hamiltonians(structure.hamiltonian, unknown, points=POINTS[:1])
+    assert found["occupied"] == 0
+    assert found["mae_raw"] == 0
+    assert "state_similarity" not in found

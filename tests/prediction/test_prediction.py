@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,7 +116,13 @@ def test_an_overlap_of_other_atoms_or_of_longer_pairs_is_refused(
     stretched = as_atoms(graphene)
     stretched.set_cell(1.1 * graphene.cell, scale_atoms=True)
     with pytest.raises(DataError, match="--r-max"):
+        predict(stretched, foreign, overlap=folder / "overlaps.h5")
+    with pytest.raises(DataError, match="its cell differs"):
         predict(stretched, foreign, overlap=folder)
+    moved = as_atoms(graphene)
+    moved.positions[4] += graphene.cell[0]
+    with pytest.raises(DataError, match=r"atom 4 lies .* in the same cell"):
+        predict(moved, foreign, overlap=folder)
     with pytest.raises(DataError, match="not found"):
         predict(fewer, foreign, overlap=tmp_path / "none.h5")
 
@@ -295,3 +302,70 @@ def test_bands_of_a_folder_with_its_density_of_states(tmp_path: Path, capsys: py
     assert main(["bands", str(folder), "--path", "GQ", "--out", str(tmp_path / "b")]) == 2
     assert main(["bands", str(tmp_path), "--out", str(tmp_path / "b")]) == 2
     assert main(["bands", str(folder), "--predicted", str(tmp_path / "none"), "--out", str(tmp_path / "b")]) == 2
+
+
+def test_prediction_in_another_order_of_the_atoms_is_laid_onto_those_of_dft(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    structure = load_dataset("MM").test[0]
+    turned = np.roll(np.arange(structure.n_atoms), 1)  # atom k of the folder is atom turned[k]
+    place = np.argsort(turned)
+    blocks = {
+        label: replace(matrix, edge_index=place[matrix.edge_index])
+        for label, matrix in (("hamiltonian", structure.hamiltonian), ("overlap", structure.overlap))
+        if matrix is not None
+    }
+    fields = {"numbers": structure.numbers[turned], "positions": structure.positions[turned], **blocks}
+    mixed = write_deeph(replace(structure, **fields), tmp_path / "mixed")
+    grouped = write_deeph(read_deeph(mixed), tmp_path / "grouped", "new")
+    command = ["bands", str(mixed), "--points", "3", "--path", "GM", "--out", str(tmp_path / "b"), "--json"]
+    assert main([*command, "--predicted", str(grouped)]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["mae_raw"] < 1e-9
+    assert metrics["state_similarity"] == pytest.approx(1.0)
+    other = write_deeph(replace(read_deeph(mixed), positions=mixed_positions(mixed)), tmp_path / "other")
+    assert main([*command, "--predicted", str(other)]) == 2
+    assert "expected the same atoms" in capsys.readouterr().err
+
+
+def mixed_positions(folder: Path) -> np.ndarray:
+    """Return the positions of a folder with the first two atoms exchanged."""
+    positions = read_deeph(folder).positions
+    return np.concatenate([positions[1::-1], positions[2:]])
+
+
+def test_bands_without_a_fermi_level_are_compared_by_their_elements(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = load_dataset("BB").test[0]
+    unknown = {z: shells[:-1] for z, shells in whole.orbitals.items()}  # a basis whose electrons nobody knows
+    structure = _without_last_shell(whole, unknown)
+    folder = write_deeph(structure, tmp_path / "a")
+    command = ["bands", str(folder), "--points", "3", "--path", "GM", "--json", "--out", str(tmp_path / "b")]
+    assert main([*command, "--predicted", str(folder)]) == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    assert metrics["mae_raw"] == 0
+    assert "occupied" not in metrics
+
+
+def _without_last_shell(structure: Structure, orbitals: dict[int, tuple[int, ...]]) -> Structure:
+    """Return a structure without the last shell of every atom and without its Fermi level."""
+    kept = sum(2 * l + 1 for l in next(iter(orbitals.values())))
+    changed = {}
+    for label, spins in (("hamiltonian", 2), ("overlap", 1)):
+        blocks = getattr(structure, label).to_dict()
+        whole = next(iter(blocks.values())).shape[0] // spins
+        rows = np.concatenate([np.arange(kept) + spin * whole for spin in range(spins)])
+        changed[label] = Blocks.from_dict({key: block[np.ix_(rows, rows)] for key, block in blocks.items()})
+    return replace(structure, orbitals=orbitals, metadata={}, **changed)
+
+
+def test_densities_and_bands_leave_out_the_same_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_deeph(load_dataset("BB").test[0], tmp_path / "bismuth")
+    command = ["bands", str(folder), "--points", "2", "--path", "GM", "--dos", "--json", "--out", str(tmp_path / "b")]
+    states = []
+    for smallest in ("1e-5", "0.2"):
+        assert main([*command, "--smallest-overlap", smallest]) == 0
+        found = json.loads(capsys.readouterr().out)["dos"]
+        states.append(np.trapezoid(found["density"]["dft"], found["energy_eV"]))
+    assert states[1] < states[0] - 0.5

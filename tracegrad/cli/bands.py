@@ -69,14 +69,15 @@ def run(options: argparse.Namespace) -> int:
             label, guess = other
             predicted[label] = physics.band_structure(guess, route, bands=options.bands, smallest_overlap=smallest)
             assert guess.hamiltonian is not None
-            if options.bands is None and structure.n_orbitals.sum() <= DENSE_LIMIT:
+            small = options.bands is None and structure.n_orbitals.sum() <= DENSE_LIMIT
+            if small and physics.occupation_is_known(structure):
                 extra["metrics"] = physics.compare_hamiltonians(guess.hamiltonian, structure, smallest_overlap=smallest)
             else:
                 extra["metrics"] = physics.gauge_errors(guess.hamiltonian, structure)
         elif structure.metadata.get("predicted"):
             dft, predicted = None, {"predicted": own}
         if options.dos:
-            extra["dos"] = _densities(structure, other, own.fermi_energy)
+            extra["dos"] = _densities(structure, other, own.fermi_energy, smallest)
     for line in dict.fromkeys(str(remark.message) for remark in remarks):
         print(f"tracegrad: warning: {line}", file=sys.stderr)
     files = _write(options.out, dataset, structure.name, dft, predicted, extra)
@@ -108,24 +109,28 @@ def _structure(text: str) -> tuple[Structure, str]:
 def _prediction(options: argparse.Namespace, structure: Structure) -> tuple[str, Structure] | None:
     """Label and structure of the prediction: its Hamiltonian on the atoms and with the overlap of the first one."""
     from tracegrad.data import read_deeph
+    from tracegrad.data.matching import atom_order, renumbered
 
     if not (options.checkpoint or options.predicted):
         return None
-    label, hamiltonian = "predicted", None
+    label = "predicted"
     if options.checkpoint:
         from tracegrad.prediction import predict_like
 
         label, hamiltonian = predict_like(structure, options.checkpoint)
     else:
-        hamiltonian = read_deeph(options.predicted).hamiltonian
-    if hamiltonian is None:
-        raise DataError(f"{options.predicted}: holds no Hamiltonian")
+        found = read_deeph(options.predicted)
+        if found.hamiltonian is None:
+            raise DataError(f"{options.predicted}: holds no Hamiltonian")
+        hamiltonian = renumbered(found.hamiltonian, atom_order(found, structure, options.predicted))
     return label, type(structure)(**{**structure.fields(), "hamiltonian": hamiltonian}).validate(
         str(options.predicted or "")
     )
 
 
-def _densities(structure: Structure, other: tuple[str, Structure] | None, fermi: float | None) -> dict[str, Any]:
+def _densities(
+    structure: Structure, other: tuple[str, Structure] | None, fermi: float | None, smallest: float
+) -> dict[str, Any]:
     """Densities of states on one grid of energies, on a mesh twice as dense as that of the calculations."""
     import numpy as np
 
@@ -134,7 +139,7 @@ def _densities(structure: Structure, other: tuple[str, Structure] | None, fermi:
 
     points = physics.k_mesh(physics.mesh_for(structure, 2 * MESH_LENGTH))
     named = {"dft": structure, **({other[0]: other[1]} if other else {})}
-    energies = {name: physics.energies_at(each, points) for name, each in named.items()}
+    energies = {name: physics.energies_at(each, points, smallest_overlap=smallest) for name, each in named.items()}
     centre = float(np.median(energies["dft"])) if fermi is None else fermi
     grid = np.linspace(centre - 6.0, centre + 6.0, 481)
     density = {

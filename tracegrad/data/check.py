@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +124,33 @@ def check_data(source: str | Path) -> Iterator[StructureCheck | DataCheck]:
     items, _ = open_source(source)
     checks: list[StructureCheck] = []
     orbitals: dict[str, list[int]] = {}
-    spinful = False
+    first: Structure | None = None
     for subset, name, read in items:
         try:
             structure = read(False)
         except DataError as error:
             checks.append(StructureCheck(name, subset, faults=(f"unreadable: {error}",)))
         else:
-            orbitals.update(orbital_table(structure.orbitals))
-            spinful = spinful or structure.spinful
-            checks.append(check_one(structure, subset, _stored_convention(structure)))
+            first = first or structure
+            faults = _disagreement(structure, orbitals, first)
+            orbitals = {**orbital_table(structure.orbitals), **orbitals}
+            found = check_one(structure, subset, _stored_convention(structure))
+            checks.append(replace(found, faults=(*found.faults, *faults)))
         yield checks[-1]
     judged, spread = _judge_gauge(checks)
-    yield DataCheck(str(source), tuple(judged), orbitals, spinful, spread)
+    yield DataCheck(str(source), tuple(judged), orbitals, first is not None and first.spinful, spread)
+
+
+def _disagreement(structure: Structure, orbitals: Mapping[str, list[int]], first: Structure) -> list[str]:
+    """What keeps a structure out of one dataset with those before it."""
+    faults = []
+    if structure.spinful != first.spinful:
+        words = ("not spinful", "spinful")
+        faults.append(f"is {words[structure.spinful]}, {first.name} is {words[first.spinful]}; keep them apart")
+    for symbol, shells in orbital_table(structure.orbitals).items():
+        if orbitals.get(symbol, shells) != shells:
+            faults.append(f"{symbol} has shells {shells}, {orbitals[symbol]} in others; one dataset needs one basis")
+    return faults
 
 
 def check_one(structure: Structure, subset: str = "", stored: str = "e3nn") -> StructureCheck:
@@ -197,7 +211,8 @@ def _judge_lengths(structure: Structure, stored: str) -> tuple[dict[str, Any], l
 def _judge_pairs(structure: Structure, stored: str) -> tuple[dict[str, Any], list[str]]:
     del stored
     hamiltonian, overlap = structure.hamiltonian, structure.overlap
-    count, expected = max(missing_pairs(structure, b) for b in (hamiltonian, overlap) if b is not None)
+    lacking = [missing_pairs(structure, b) for b in (hamiltonian, overlap) if b is not None]
+    count, expected = max(lacking, key=lambda found: found[1])  # many negligible ones must not hide a large one
     facts: dict[str, Any] = {"missing": count}
     faults = []
     if expected > MISSING_TOLERANCE:

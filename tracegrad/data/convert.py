@@ -76,7 +76,7 @@ def convert(source: str | Path, target: str | Path, to: str) -> int:
         write_compact(target, ((subset, read(True)) for subset, _, read in items), manifest)
         return len(items)
     form = TARGETS[to]
-    if isinstance(source, Path | str) and Path(source).is_dir() and folder_form(Path(source)):
+    if str(source) not in DATABASES and Path(source).is_dir() and folder_form(Path(source)):
         write_deeph(items[0][2](True), target, form)
         return 1
     paths: dict[str, str] = {}

@@ -9,8 +9,9 @@ four flat arrays, 0-based atoms, blocks with m = -l..l. The overlap is spinless 
 from __future__ import annotations
 
 import json
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,24 @@ def find_deeph_folders(root: str | Path) -> list[Path]:
         DataError: if there is none.
     """
     root = Path(root)
-    marks = [path.parent for name in (LEGACY_FILES[0], NEW_FILES[0]) for path in root.rglob(name)]
-    shown = {folder for folder in marks if not any(part.startswith(".") for part in folder.relative_to(root).parts)}
-    folders = sorted(folder for folder in shown if folder_form(folder))
+    folders = sorted(folder for folder in _walk(root) if folder_form(folder))
     if not folders:
         raise DataError(
             f"{root}: no DeepH structure in it or below; expected folders with {', '.join(LEGACY_FILES)} "
             f"(legacy) or {', '.join(NEW_FILES)} (new form)"
         )
     return folders
+
+
+def _walk(root: Path) -> Iterator[Path]:
+    """Folders in and below ``root`` that are not hidden, links followed, each real folder once."""
+    seen = {root.resolve()}
+    for folder, inner, _ in os.walk(root, followlinks=True):
+        yield Path(folder)
+        kept = [name for name in sorted(inner) if not name.startswith(".")]
+        real = {name: Path(folder, name).resolve() for name in kept}
+        inner[:] = [name for name in kept if real[name] not in seen]
+        seen.update(real.values())
 
 
 def read_deeph(folder: str | Path, validate: bool = True) -> Structure:
@@ -79,8 +89,6 @@ def read_deeph(folder: str | Path, validate: bool = True) -> Structure:
     for label, name in (LEGACY_MATRICES if legacy else NEW_MATRICES).items():
         path = folder / name
         blocks[label] = read(structure, path, label == "hamiltonian") if path.is_file() else None
-    if legacy and blocks["hamiltonian"] is not None and "isspinful" not in structure.metadata:
-        structure = Structure(**{**structure.fields(), "spinful": blocks["hamiltonian"].is_complex})
     structure = Structure(**{**structure.fields(), **blocks})
     if validate:
         structure.validate(str(folder))
@@ -151,10 +159,20 @@ def _legacy_atoms(folder: Path) -> Structure:
         cell=_table(folder / "lat.dat", (3, 3)).T.copy(),
         pbc=np.ones(3, dtype=np.bool_),
         orbitals=_legacy_orbitals(folder / "orbital_types.dat", atomic),
-        spinful=_flag(info, "isspinful", folder),
+        spinful=_flag(info, "isspinful", folder) if "isspinful" in info else _has_complex_blocks(folder),
         name=folder.resolve().name,
         metadata=metadata,
     )
+
+
+def _has_complex_blocks(folder: Path) -> bool:
+    """Spin of a folder that does not tell it: blocks with spin are complex."""
+    path = folder / LEGACY_MATRICES["hamiltonian"]
+    if not path.is_file():
+        return False
+    with open_hdf5(path) as handle:
+        first: Any = next(iter(handle.values()), None)
+        return getattr(getattr(first, "dtype", None), "kind", "") == "c"
 
 
 def _legacy_orbitals(path: Path, numbers: NDArray[np.int64]) -> Orbitals:
@@ -206,18 +224,17 @@ def _new_atoms(folder: Path) -> Structure:
 def _read_legacy_matrix(structure: Structure, path: Path, is_hamiltonian: bool) -> Blocks:
     """One dataset per pair; the shape of each is compared with the orbitals before it is read."""
     counts = structure.n_orbitals.tolist()
-    unknown_spin = is_hamiltonian and "isspinful" not in structure.metadata
-    spin = (1, 2) if unknown_spin else (2,) if is_hamiltonian and structure.spinful else (1,)
+    spin = 2 if is_hamiltonian and structure.spinful else 1
     blocks = {}
     with open_hdf5(path) as handle:
         for text in handle:
             x, y, z, i, j = parse_key(text, structure.n_atoms, path)
-            allowed = [(f * counts[i], f * counts[j]) for f in spin]
+            expected = (spin * counts[i], spin * counts[j])
             item = handle[text]
             shape = item.shape if isinstance(item, h5py.Dataset) else None
-            if shape not in allowed or item.dtype.kind not in "fc":
+            if shape != expected or item.dtype.kind not in "fc":
                 raise DataError(
-                    f"{path}: block {text} should be a float or complex array of shape {allowed[-1]} for the orbitals "
+                    f"{path}: block {text} should be a float or complex array of shape {expected} for the orbitals "
                     f"of atoms {i + 1} and {j + 1}, found {shape}; check orbital_types.dat and isspinful"
                 )
             blocks[(x, y, z, i, j)] = item[()]

@@ -63,10 +63,15 @@ def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -
         The writer.
 
     Raises:
-        DataError: if the form is unknown or the folder holds something.
+        DataError: if the form is unknown, the cell has no volume, or the folder holds something.
     """
     if form not in FORMS:
         raise DataError(f"unknown DeepH form {form!r}; expected one of {', '.join(FORMS)}")
+    if not abs(np.linalg.det(structure.cell)) > 0:
+        raise DataError(
+            f"{structure.name or 'structure'}: a DeepH folder needs three lattice vectors that span a volume, found "
+            f"{structure.cell.tolist()}; give a molecule a box"
+        )
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")

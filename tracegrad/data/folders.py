@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from tracegrad.errors import DataError
 
 SPLIT_FILE = "split.json"
 SPLIT_FORMAT = "tracegrad-split"
-TWISTED_MARK = "twist"  # in the path of a structure below the root: a test structure only
+TWISTED_MARK = re.compile(
+    r"(?<!un)(?<!non)(?<!non[-_ ])twist"
+)  # in the path of a structure below the root: a test structure only
 FALLBACK_RATIOS = (0.6, 0.2)  # validation and test are the rest; only where the published counts do not fit
 
 
@@ -82,8 +85,10 @@ def scan_folders(root: str | Path, key: str) -> FolderSet:
     paths: dict[str, str] = {}
     for path, basename in zip(relative, basenames, strict=True):
         name = basename if basenames.count(basename) == 1 else "__".join(path.parts)
+        if name in paths:
+            raise DataError(f"{root}: {paths[name]} and {path} would both be named {name}; rename one of them")
         paths[name] = str(path)
-    twisted = [name for name, path in paths.items() if TWISTED_MARK in path.lower()]
+    twisted = [name for name, path in paths.items() if TWISTED_MARK.search(path.lower())]
     twisted = twisted or _published_twisted(root, paths, key)
     bulk = [name for name in paths if name not in set(twisted)]
     published = DATABASES[key].counts_published[:3] if key in DATABASES else (0, 0, 0)

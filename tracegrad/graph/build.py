@@ -47,8 +47,8 @@ def build_graph(
     i, j, shift = structure_pairs(structure, r_max)
     graph = graph_from_pairs(
         torch.from_numpy(np.array(structure.numbers)),
-        torch.from_numpy(np.array(structure.positions)),
-        torch.from_numpy(np.array(structure.cell)),
+        torch.from_numpy(np.array(structure.positions, dtype=np.float64)),
+        torch.from_numpy(np.array(structure.cell, dtype=np.float64)),
         torch.from_numpy(np.stack([i, j]).astype(np.int64)),
         torch.from_numpy(np.asarray(shift, dtype=np.int64)),
         layout,

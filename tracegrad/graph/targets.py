@@ -116,4 +116,5 @@ def _gather(blocks: Blocks, position: np.ndarray) -> Tensor:
     """Stack blocks of one shape, ``(n, rows, columns)``."""
     rows, columns = blocks.shapes[position[0]]
     index = blocks.offsets[position][:, None] + np.arange(rows * columns)
-    return torch.from_numpy(blocks.values[index].reshape(-1, rows, columns))
+    wide = np.complex128 if blocks.is_complex else np.float64
+    return torch.from_numpy(blocks.values[index].astype(wide, copy=False).reshape(-1, rows, columns))

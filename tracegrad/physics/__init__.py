@@ -11,6 +11,7 @@ from tracegrad.physics.bands import fermi_level as fermi_level
 from tracegrad.physics.bands import k_mesh as k_mesh
 from tracegrad.physics.bands import k_path as k_path
 from tracegrad.physics.bands import mesh_for as mesh_for
+from tracegrad.physics.bands import occupation_is_known as occupation_is_known
 from tracegrad.physics.bands import occupied_bands as occupied_bands
 from tracegrad.physics.bloch import BlochSum as BlochSum
 from tracegrad.physics.bloch import bloch_matrices as bloch_matrices

@@ -142,7 +142,8 @@ def band_structure(
         path: a path, names of special points, or None for ASE's path.
         points: k-points, where the path is not given.
         bands: compute only so many near the Fermi level, with sparse matrices; above ``dense_limit`` orbitals 40.
-        smallest_overlap: smallest eigenvalue of S(k) that is kept.
+        smallest_overlap: smallest eigenvalue of S(k) that is kept; with sparse matrices nothing is projected out, and a
+            smaller one at a special point of the path is warned of.
         dense_limit: largest matrix that is diagonalised completely.
 
     Raises:
@@ -159,13 +160,21 @@ def band_structure(
     if count is not None and not 0 < count < hamiltonian.size - 1:
         raise DataError(f"expected 1..{hamiltonian.size - 2} bands, found {count}")
     states: list[States] = []
-    for k in route.points:
+    special = np.isin(route.distance, [distance for distance, _ in route.ticks])
+    for k, judged in zip(route.points, special.tolist(), strict=True):
         if count is None:
             states.append(solve(hamiltonian.dense(k), overlap.dense(k), smallest_overlap=smallest_overlap))
         else:
             pair = hamiltonian.sparse(k), overlap.sparse(k)
-            states.append(solve_sparse(*pair, count=count, energy=float(fermi or 0.0)))
-    smallest = min(state.smallest for state in states)
+            states.append(solve_sparse(*pair, count=count, energy=float(fermi or 0.0), judge_overlap=judged))
+    smallest = float(np.nanmin([state.smallest for state in states]))
+    if count is not None and smallest < smallest_overlap:
+        warnings.warn(
+            f"ill-conditioned overlap: smallest eigenvalue of S(k) {smallest:.2e}; with sparse matrices no direction "
+            "is projected out, so bands near the Fermi level may be of these directions: compare with all bands",
+            IllConditionedOverlap,
+            stacklevel=2,
+        )
     projected = max(state.projected for state in states)
     return Bands(route, _joined(states), None if fermi is None else float(fermi), projected, smallest)
 
@@ -184,6 +193,11 @@ def _joined(states: Sequence[States]) -> NDArray[np.float64]:
         )
     count = min(len(state.energies) for state in states)
     return np.array([state.energies[:count] for state in states])
+
+
+def occupation_is_known(structure: Structure) -> bool:
+    """Whether :func:`occupied_bands` can count: the valence electrons or a Fermi level are known."""
+    return valence_electrons(structure) is not None or structure.metadata.get("fermi_energy_eV") is not None
 
 
 def occupied_bands(structure: Structure, energies: NDArray[np.float64]) -> int:

@@ -11,10 +11,9 @@ from tracegrad.data import Blocks, Structure
 from tracegrad.data.blocks import match_keys
 from tracegrad.data.diagnostics import K_POINTS
 from tracegrad.errors import DataError
-from tracegrad.physics.bands import band_gap, k_mesh, mesh_for, occupied_bands
+from tracegrad.physics.bands import band_gap, k_mesh, mesh_for, occupation_is_known, occupied_bands
 from tracegrad.physics.bloch import bloch_matrices, with_spin
 from tracegrad.physics.eigen import DENSE_LIMIT, SMALLEST_OVERLAP, States, solve
-from tracegrad.physics.overlap import valence_electrons
 
 DEGENERATE = 1e-3  # eV; DFT states closer than this are compared as one subspace
 ONE_POINT_LIMIT = 1000  # orbitals, with spin; above this the metrics of a record are those of Γ alone
@@ -74,7 +73,8 @@ def compare_hamiltonians(
     Returns:
         meV: ``mae_raw``, ``mae_aligned``, ``mu``, ``occupied_energy_mae``, ``occupied_energy_mae_aligned`` (μ removed);
         in 0..1: ``state_similarity`` (state by state), ``occupied_similarity`` (of the occupied space); eV:
-        ``gap_dft``, ``gap_predicted`` (direct, smallest on the mesh); and ``occupied``, ``k_points``.
+        ``gap_dft``, ``gap_predicted`` (direct, smallest on the mesh); and ``occupied``, ``k_points``. Only the gauge
+        errors and ``occupied`` where no band lies below the Fermi level, as one of another zero of energy.
 
     Raises:
         DataError: S is missing, or pairs of H in the prediction.
@@ -93,6 +93,8 @@ def compare_hamiltonians(
     count = min(len(first.energies) for first, _, _ in rows)
     energies = [np.array([pair[n].energies[:count] for *pair, _ in rows]) for n in (0, 1)]
     occupied = min(occupied_bands(structure, energies[0]), count)
+    if occupied == 0:
+        return {**result, "occupied": 0, "k_points": len(ks)}
     errors = energies[1][:, :occupied] - energies[0][:, :occupied]
     single, space = np.mean([_similarities(dft, ours, s, occupied) for dft, ours, s in rows], axis=0)
     result |= {
@@ -125,8 +127,7 @@ def physics_metrics(predicted: Blocks, structure: Structure) -> dict[str, Any]:
     if structure.overlap is None:
         return {"structure": structure.name}
     size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
-    known = valence_electrons(structure) is not None or structure.metadata.get("fermi_energy_eV") is not None
-    if size > DENSE_LIMIT or not known:
+    if size > DENSE_LIMIT or not occupation_is_known(structure):
         return {"structure": structure.name, **gauge_errors(predicted, structure)}
     points = np.array(list(K_POINTS.values()))[: 1 if size > ONE_POINT_LIMIT else None]
     return {"structure": structure.name, **compare_hamiltonians(predicted, structure, points=points)}

@@ -91,7 +91,9 @@ def inverse_norm_bound(s: NDArray[np.complex128]) -> float:
     return float(reciprocal) * norm
 
 
-def solve_sparse(h: Any, s: Any, *, count: int, energy: float, vectors: bool = False) -> States:
+def solve_sparse(
+    h: Any, s: Any, *, count: int, energy: float, vectors: bool = False, judge_overlap: bool = False
+) -> States:
     """The ``count`` solutions nearest to an energy, by shift-invert Lanczos (ARPACK).
 
     Args:
@@ -100,6 +102,7 @@ def solve_sparse(h: Any, s: Any, *, count: int, energy: float, vectors: bool = F
         count: how many states, below n - 1.
         energy: eV, e.g. the Fermi level.
         vectors: whether to return eigenvectors too.
+        judge_overlap: whether to compute the eigenvalue of S nearest to zero too, which costs as much again.
 
     Raises:
         DataError: the iteration did not converge.
@@ -113,4 +116,18 @@ def solve_sparse(h: Any, s: Any, *, count: int, energy: float, vectors: bool = F
             "ask for fewer bands, or check that S is positive"
         ) from error
     order = np.argsort(energies)
-    return States(energies[order], found[:, order] if vectors else None, 0, float("nan"))
+    smallest = _nearest_to_zero(s, start) if judge_overlap else float("nan")
+    return States(energies[order], found[:, order] if vectors else None, 0, smallest)
+
+
+def _nearest_to_zero(s: Any, start: NDArray[np.complex128]) -> float:
+    """Eigenvalue of S nearest to zero.
+
+    Raises:
+        DataError: the iteration did not converge.
+    """
+    try:
+        found = scipy.sparse.linalg.eigsh(s, k=1, sigma=0.0, which="LM", v0=start, return_eigenvectors=False)
+    except (scipy.sparse.linalg.ArpackError, RuntimeError) as error:
+        raise DataError(f"the smallest eigenvalue of S(k) was not found ({error}); check the overlap") from error
+    return float(found[0])

@@ -78,7 +78,7 @@ def overlap_of_pairs(structure: Structure, edge_index: NDArray[np.int64], cell_s
 
 def _integrals(structure: Structure, pairs: Blocks) -> NDArray[np.float64]:
     """Values of all blocks in PySCF's order: one call of libcint per centre atom with all its neighbours."""
-    gto = import_pyscf()
+    gto = import_pyscf("S of a Gaussian basis is computed with PySCF, unless an overlap or none is asked for")
     numbers = structure.numbers
     template, shells_of = _template(gto, sorted(set(numbers.tolist())))
     vectors = structure.edge_vectors(pairs) / BOHR_IN_ANGSTROM

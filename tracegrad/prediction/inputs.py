@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tracegrad.data import Blocks, Structure, read_deeph
 from tracegrad.data.deeph import parse_key, reorder_orbitals
 from tracegrad.data.hdf5 import open_hdf5
+from tracegrad.data.matching import atom_order, renumbered
 from tracegrad.errors import DataError
 from tracegrad.so3.conventions import from_convention
 
@@ -69,9 +70,7 @@ def read_overlap(structure: Structure, path: str | Path) -> Blocks:
         found = read_deeph(path)
         if found.overlap is None:
             raise DataError(f"{path}: holds no overlap")
-        if not np.array_equal(found.numbers, structure.numbers):
-            raise DataError(f"{path}: holds other atoms, or in another order, than the structure")
-        return found.overlap
+        return renumbered(found.overlap, atom_order(found, structure, path))
     blocks: dict[tuple[int, int, int, int, int], NDArray[np.float64]] = {}
     with open_hdf5(path) as handle:
         for text in handle:
@@ -110,7 +109,7 @@ def read_atoms(path: str | Path, index: int = -1) -> Atoms:
             warnings.simplefilter("ignore")  # remarks of readers on tags that are not used here
             atoms = read(path, index=index)
     except Exception as error:  # what a reader raises depends on the format
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "not understood"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else f"not understood, or no frame {index}"
         raise DataError(f"{path}: not readable as a structure ({type(error).__name__}: {reason[:200]})") from None
     if not isinstance(atoms, Atoms) or not len(atoms):
         raise DataError(f"{path}: holds no atoms")

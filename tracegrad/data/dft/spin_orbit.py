@@ -220,8 +220,11 @@ def _m_order(l: int) -> tuple[int, ...]:
     return PYSCF_P_ORDER if l == 1 else tuple(range(2 * l + 1))
 
 
-def import_pyscf() -> Any:
+def import_pyscf(purpose: str = "the spin-orbit operator of BB, BT and BS needs PySCF") -> Any:
     """Return PySCF's module of Gaussian orbitals.
+
+    Args:
+        purpose: what needs it, for the message.
 
     Raises:
         DataError: If PySCF is not installed.
@@ -229,7 +232,5 @@ def import_pyscf() -> Any:
     try:
         from pyscf import gto
     except ImportError as error:
-        raise DataError(
-            "the spin-orbit operator of BB, BT and BS needs PySCF; install it with: pip install tracegrad[dft]"
-        ) from error
+        raise DataError(f"{purpose}; install it with: pip install tracegrad[dft]") from error
     return gto

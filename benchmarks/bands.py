@@ -18,7 +18,7 @@ CHECKPOINT = "final.ckpt"
 
 
 def write_bands(ledger: Ledger, runs: Sequence[Run]) -> list[Path]:
-    """Write ``bands_<database>.json`` for every database with a checkpoint; the report draws them.
+    """Write ``bands_<database>.json`` for every database with a checkpoint and an overlap; the report draws them.
 
     Args:
         ledger: folder of the sweep.
@@ -36,9 +36,11 @@ def write_bands(ledger: Ledger, runs: Sequence[Run]) -> list[Path]:
                 checkpoints.setdefault(run.label, path)
         if checkpoints:
             test = load_dataset(dataset, source=ledger.conditions.source).test
-            target = ledger.out / f"bands_{dataset}.json"
-            write_file(target, dataset, min(test, key=lambda structure: len(structure.numbers)), checkpoints)
-            written.append(target)
+            shown = [structure for structure in test if structure.overlap is not None]  # no bands without it
+            if shown:
+                target = ledger.out / f"bands_{dataset}.json"
+                write_file(target, dataset, min(shown, key=lambda structure: len(structure.numbers)), checkpoints)
+                written.append(target)
     return written
 
 

@@ -20,9 +20,10 @@ from tracegrad.atomic import atomic_write
 from tracegrad.data import load_dataset
 from tracegrad.errors import ConfigError, TracegradError
 from tracegrad.graph import build_graph, collate
-from tracegrad.loss import TraceGradLoss
 from tracegrad.model import DeepHE3
 from tracegrad.training.checkpoint import load_checkpoint
+from tracegrad.training.data import label_residual
+from tracegrad.training.module import make_loss
 
 PARTS = {
     "all shared weights": "",
@@ -66,9 +67,10 @@ def measure(checkpoint: Path, num_structures: int) -> list[Row]:
     graphs = [
         build_graph(structures[k], model.targets, dtype=dtype) for k in range(min(num_structures, len(structures)))
     ]
+    if config.model.trace_of_residual:
+        label_residual(graphs, model.output)
     graph = collate(graphs)
-    training = config.training
-    loss = TraceGradLoss(training.lambda_trace, trace_loss=training.trace_loss, standardize=training.trace_standardize)
+    loss = make_loss(config.training, model.targets)
     terms = loss(model.in_frame(graph), graph)
     assert terms.trace is not None
     shared = {name: p for name, p in model.named_parameters() if p.requires_grad and OWN not in name}

@@ -147,6 +147,8 @@ def equal_time(training: Mapping[str, Any], ratio: float) -> tuple[str, ...]:
     Returns:
         ``training.key=value`` of the stretched run; empty when the budget is a time already.
     """
+    if not training.get("epochs") and not training.get("max_steps"):
+        return ()
     lengths = {key: training[key] for key in LENGTHS if training.get(key)}
     return tuple(f"training.{key}={max(1, round(ratio * length))}" for key, length in lengths.items())
 

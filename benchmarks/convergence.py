@@ -131,7 +131,9 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         variables = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
         status = subprocess.run(command, env=variables, check=False).returncode
         if status:
-            raise TracegradError(f"{case.name}: training ended with exit code {status}; its log is in {folder}")
+            raise TracegradError(
+                f"{case.name}: training ended with exit code {status}; its last words stand above ({folder})"
+            )
     record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     changed = changed_keys(config_from_dict(record["config"], str(folder)), wanted)
     if changed:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import submitit
+from submitit.core.utils import FailedJobError
 
 from benchmarks.worker import RunJob
+from tracegrad.config import TrainingConfig
 from tracegrad.errors import ConfigError
 
 EXECUTORS = ("local", "slurm", "inline")
@@ -84,9 +86,16 @@ class SubmititExecutor:
             raise ConfigError(f"--executor {kind}: {error}; see --slurm") from error
 
     def submit(self, job: RunJob, name: str) -> Job:
-        """Hand over a run under a name that shows in the queue."""
+        """Hand over a run under a name that shows in the queue.
+
+        Raises:
+            ConfigError: the cluster refused it.
+        """
         self._executor.update_parameters(name=name)
-        handed: Job = self._executor.submit(job)
+        try:
+            handed: Job = self._executor.submit(job)
+        except FailedJobError as error:
+            raise ConfigError(f"{name} was refused by the cluster: {error}; see --slurm and its limits") from error
         return handed
 
 
@@ -104,6 +113,23 @@ def check_executor(kind: str, parameters: Mapping[str, Any]) -> None:
         raise ConfigError(f"--slurm: expected with --executor slurm only, found --executor {kind}; leave it out")
     if kind == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError("--executor slurm: expected the commands sbatch and srun, found none; use --executor local")
+
+
+def check_run(training: TrainingConfig, kind: str) -> None:
+    """Refuse a run of several processes on a cluster, which is handed one process per run.
+
+    Args:
+        training: of the run.
+        kind: the executor.
+
+    Raises:
+        ConfigError: several devices or nodes with ``"slurm"``.
+    """
+    if kind == "slurm" and training.devices * training.nodes > 1:
+        raise ConfigError(
+            f"--executor slurm: expected one process per run, found training.devices={training.devices}, "
+            f"training.nodes={training.nodes}; train such a run with srun and `tracegrad train`"
+        )
 
 
 def make_executor(kind: str, folder: Path, jobs: int, hours: float, parameters: Mapping[str, Any]) -> Executor:

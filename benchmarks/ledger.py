@@ -144,14 +144,22 @@ class Ledger:
         """
         return {name: tuple(overrides) for name, overrides in self.read().get("controls", {}).items()}
 
-    def write(self, runs: Sequence[Run], environment: Mapping[str, Any], failures: Sequence[str]) -> None:
+    def write(
+        self, runs: Sequence[Run], environment: Mapping[str, Any], failures: Sequence[str], tried: Sequence[str]
+    ) -> None:
         """Write ``sweep.json``: this sweep's runs are added to those of earlier sweeps in the same folder.
 
         A failure of an earlier sweep stays as long as its run has no record and is not tried again.
+
+        Args:
+            runs: of this sweep.
+            environment: of this sweep.
+            failures: of this sweep, so far.
+            tried: names of the runs that this sweep has started so far.
         """
         before, names = self.read(), [run.name for run in runs]
         earlier = (line for line in before.get("failures", []) if line not in failures)
-        kept = [line for line in earlier if self._unsolved(line.partition(":")[0], names, before.get("runs", []))]
+        kept = [line for line in earlier if self._unsolved(line.partition(":")[0], tried, before.get("runs", []))]
         planned = {run.name: list(run.overrides) for run in runs if run.label != run.setting}
         content = {
             "conditions": self.conditions.to_dict(),

@@ -18,7 +18,7 @@ from rich.table import Table
 from benchmarks.board import Board
 from benchmarks.controls import check_controls, plan_controls
 from benchmarks.environment import ROOT, cores, environment
-from benchmarks.executors import EXECUTORS, Executor, check_executor, make_executor
+from benchmarks.executors import EXECUTORS, Executor, check_executor, check_run, make_executor
 from benchmarks.ledger import Ledger
 from benchmarks.plan import (
     DATASETS,
@@ -29,7 +29,7 @@ from benchmarks.plan import (
     make_grid,
     total_seconds,
 )
-from benchmarks.sweep import TRAINER, Failure, sweep
+from benchmarks.sweep import TRAINER, Failure, Outcome, sweep
 from tracegrad.config import PRESETS
 from tracegrad.errors import ConfigError, TracegradError
 
@@ -118,7 +118,7 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     parameters = _parameters(options.slurm)
     check_executor(options.executor, parameters)
     for run in runs:
-        configuration(run, conditions)  # a mistake shows before any work starts
+        check_run(configuration(run, conditions).training, options.executor)  # mistakes show before any work starts
     ledger = Ledger(options.out.expanduser().resolve(), conditions)
     jobs = _jobs(options)
     if options.dry_run:
@@ -127,26 +127,41 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
         return 0
     variables = _variables(options.executor, jobs)
     described = environment(options.device)
+    outcome = Outcome()
+    extra: list[Run] = []
+    problems: list[str] = []
     with ledger.claim(options.resume):
         executor = make_executor(options.executor, ledger.work / ".submitit", jobs, options.hours, parameters)
-        ledger.write(runs, described, [])
-        failures = _train(runs, ledger, executor, console, variables, trainer)
-        extra, problems = _plan_controls(controls, runs, ledger) if controls else ([], [])
-        if extra:
-            ledger.write([*runs, *extra], described, [])
-            failures += _train(extra, ledger, executor, console, variables, trainer)
-        problems += [failure.line() for failure in failures]
-        ledger.write([*runs, *extra], described, problems)
-    show_failures(failures, ledger, console)
+        ledger.write(runs, described, [], [])
+        try:
+            _train(runs, ledger, executor, console, variables, trainer, outcome)
+            extra, problems = _plan_controls(controls, runs, ledger) if controls else ([], [])
+            if extra:
+                ledger.write([*runs, *extra], described, [], [])
+                _train(extra, ledger, executor, console, variables, trainer, outcome)
+        finally:  # what failed before an interruption is known too
+            problems += [failure.line() for failure in outcome.failures]
+            ledger.write([*runs, *extra], described, problems, outcome.started)
+            show_failures(outcome.failures, ledger, console)
     if options.no_report or not any(ledger.finished(run) for run in runs):
         return 1 if problems else 0
+    return _draw(ledger, runs) or (1 if problems else 0)
+
+
+def _draw(ledger: Ledger, runs: Sequence[Run]) -> int:
+    """Write bands and verification for the report, and draw it; what cannot be written does not keep it from that."""
     from benchmarks.bands import write_bands  # the first things here that need torch
     from benchmarks.verification import write_verification
 
-    write_bands(ledger, runs)
-    write_verification(ledger, runs)
+    status = 0
+    for write in (write_bands, write_verification):
+        try:
+            write(ledger, runs)
+        except TracegradError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 1
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
-    return 1 if problems else drawn.returncode
+    return drawn.returncode or status
 
 
 def _plan_controls(names: Sequence[str], runs: Sequence[Run], ledger: Ledger) -> tuple[list[Run], list[str]]:
@@ -170,13 +185,13 @@ def _train(
     console: Console,
     variables: Sequence[tuple[str, str | None]],
     trainer: Sequence[str],
-) -> list[Failure]:
+    outcome: Outcome,
+) -> None:
     """Train runs under a live table, which stays on the terminal."""
     board = Board(runs, console)
     with board.live():
-        failures = sweep(runs, ledger, executor, board, environment=variables, trainer=trainer)
+        sweep(runs, ledger, executor, board, outcome, environment=variables, trainer=trainer)
     console.print(board.summary(), highlight=False)
-    return failures
 
 
 def show_plan(runs: Sequence[Run], ledger: Ledger, jobs: int, console: Console) -> None:

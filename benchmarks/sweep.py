@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from benchmarks.board import Board, State
 from benchmarks.executors import Executor, Job
 from benchmarks.ledger import Ledger
 from benchmarks.plan import Run, train_arguments
 from benchmarks.worker import GRACE_SECONDS, STOP_FILE, RunJob
-from tracegrad.errors import TracegradError
+from tracegrad.errors import ConfigError, TracegradError
 
 TRAINER = (sys.executable, "-m", "tracegrad", "train")
 LOG_LINES = 15  # of a failed run that are shown
@@ -39,15 +39,29 @@ class Failure:
         return f"{self.run.name}: {self.reason} ({last})"
 
 
+@dataclass
+class Outcome:
+    """What has become of a sweep so far, also where it is interrupted.
+
+    Args:
+        started: names of the runs that were handed over.
+        failures: in the order in which they ended.
+    """
+
+    started: list[str] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
 def sweep(
     runs: Sequence[Run],
     ledger: Ledger,
     executor: Executor,
     board: Board,
+    outcome: Outcome,
     *,
     environment: Sequence[tuple[str, str | None]] = (),
     trainer: Sequence[str] = TRAINER,
-) -> list[Failure]:
+) -> None:
     """Finish every run that is not finished; a failed one does not stop the others.
 
     Args:
@@ -55,13 +69,12 @@ def sweep(
         ledger: claimed output folder.
         executor: where the runs are executed.
         board: shows the states.
+        outcome: is told of every start and failure.
         environment: variables of the trainings; None removes one.
         trainer: training command, to which the arguments of each run are appended.
 
-    Returns:
-        the failures, in the order in which they ended.
-
     Raises:
+        ConfigError: the first run was refused; when others have been taken it is a failure of that run.
         KeyboardInterrupt: after the running trainings were asked to stop; the same sweep can be resumed.
     """
     waiting: list[Run] = []
@@ -71,7 +84,6 @@ def sweep(
         else:
             waiting.append(run)
     active: dict[Run, Job] = {}
-    failures: list[Failure] = []
     try:
         while waiting or active:
             while waiting and len(active) < executor.slots:
@@ -80,17 +92,23 @@ def sweep(
                 arguments = train_arguments(run, ledger.conditions, ledger.training(run))
                 training = RunJob((*trainer, *arguments), ledger.folder(run), tuple(environment))
                 (ledger.folder(run) / STOP_FILE).unlink(missing_ok=True)
-                active[run] = executor.submit(training, run.name)
+                try:
+                    active[run] = executor.submit(training, run.name)
+                except ConfigError as error:
+                    if not outcome.started:
+                        raise
+                    board.update(run, State.FAILED)
+                    outcome.failures.append(Failure(run, str(error), ()))
+                outcome.started.append(run.name)
             ended = [run for run, job in active.items() if job.done()]
             for run in ended:
                 del active[run]
-                failures += _settle(run, ledger, board)
+                outcome.failures += _settle(run, ledger, board)
             if not ended:
                 time.sleep(POLL_SECONDS)
     except BaseException:
         _stop(active, ledger)
         raise
-    return failures
 
 
 def _stop(active: dict[Run, Job], ledger: Ledger) -> None:

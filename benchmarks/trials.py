@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks.convergence import Case, run, write
+from tracegrad.config import read_yaml
 from tracegrad.errors import ConfigError, TracegradError, did_you_mean
 
 TRIALS = Path(__file__).with_name("trials.yaml")
@@ -46,8 +47,8 @@ def read_trials(path: Path, only: Sequence[str]) -> dict[str, tuple[str, ...]]:
     Raises:
         ConfigError: the file is no such mapping, or a name is not in it.
     """
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not all(isinstance(changes, dict) for changes in content.values()):
+    content = read_yaml(path)
+    if not all(isinstance(changes, dict) for changes in content.values()):
         raise ConfigError(f"{path}: expected a mapping from names to changes such as {{training.clip: 0.1}}")
     start = content.get(START, {})
     for name in only:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tracegrad.training import train
 from tracegrad.training.checkpoint import load_checkpoint
 
 TINY = ("hidden_irreps=4x0e+2x1o+2x2e", "embed_dim=4", "num_radial=8", "operator_width=4", "trace_width=4")
+MG = load_dataset("MG")
 SHORT = ("num_train=1", "epochs=0", "max_steps=2", "warmup_steps=1", "training.dtype=float64")
 
 
@@ -64,3 +66,18 @@ def test_a_network_without_trace_supervision_is_refused(
 ) -> None:
     assert main([str(checkpoints["DeepHE3"])]) == 2
     assert "expected a network with trace supervision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", ["model.hermitian=false", "model.trace_of_residual=true"])
+def test_losses_are_those_of_the_training(change: str, tmp_path: Path) -> None:
+    overrides = (*TINY, *SHORT, "learning_rate=0.0", "log_every=1", change)
+    config = load_config(preset="smoke", dataset="MG", setting="DeepHE3+TraceGrad", overrides=overrides)
+    folder = tmp_path / "run"
+    checkpoint = Path(train(config, folder, quiet=True))
+    with pytest.MonkeyPatch.context() as patch:  # the training structure, which the history has the loss of
+        patch.setattr("benchmarks.conflict.load_dataset", lambda *_, **__: replace(MG, val=MG.train[:1]))
+        rows = measure(checkpoint, 1)
+    last = (folder / "history.csv").read_text().splitlines()
+    logged = dict(zip(last[0].split(","), last[-1].split(","), strict=True))
+    assert rows[0][1] == pytest.approx(float(logged["train_loss"]), rel=1e-6)
+    assert rows[0][2] == pytest.approx(float(logged["train_trace"]), rel=1e-6)

@@ -93,3 +93,8 @@ def test_conditions_of_the_method_do_not_change_the_baseline() -> None:
 def all_of_the_method(overrides: tuple[str, ...]) -> bool:
     """Return whether a factor spares the baseline a training."""
     return all(text.startswith(OF_THE_METHOD) for text in overrides)
+
+
+def test_a_file_of_conditions_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--factors", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml" in capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_total_time_counts_runs_side_by_side() -> None:
 def test_equal_time_stretches_budget_and_schedule_together() -> None:
     training = {"epochs": 40, "max_steps": 0, "start": 10, "interval": 5, "learning_rate": 0.01, "max_seconds": 9.0}
     assert equal_time(training, 1.5) == ("training.epochs=60", "training.start=15", "training.interval=8")
-    assert equal_time({"max_seconds": 60.0}, 2.0) == ()
+    assert equal_time({"max_seconds": 60.0, "epochs": 0, "max_steps": 0, "start": 700, "warmup_steps": 50}, 2.0) == ()
 
 
 def test_irreps_are_scaled_by_their_multiplicities_alone() -> None:

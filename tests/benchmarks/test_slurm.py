@@ -70,3 +70,31 @@ def test_an_unknown_parameter_of_the_cluster_is_refused(
     assert main([*words, "--slurm", "partitoin=cats"], trainer()) == 2
     assert "partitoin" in capfd.readouterr().err
     assert not list(spool.iterdir())
+
+
+def test_a_refusal_of_the_cluster_is_said_in_one_line(
+    tmp_path: Path, spool: Path, trainer: Callable[..., tuple[str, ...]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    sbatch = tmp_path / "bin" / "sbatch"
+    working = sbatch.read_text(encoding="utf-8")
+    refusing = "#!/bin/bash\necho 'invalid partition specified: dogs' >&2\nexit 1\n"
+    words = ["--dataset", "MG", "--preset", "smoke", "--settings", "DeepHE3,DeepHE3+Grad", "--executor", "slurm"]
+    sbatch.write_text(refusing, encoding="utf-8")
+    assert main([*words, "--no-report", "--out", str(tmp_path / "none")], trainer()) == 2
+    assert "error: MG_DeepHE3_42 was refused by the cluster" in capfd.readouterr().err
+    # the second is refused, as by a limit of jobs: the first goes on
+    first = f'if ls "{spool}"/*.script > /dev/null 2>&1; then echo "too many jobs" >&2; exit 1; fi\n'
+    sbatch.write_text(working.replace("#!/bin/bash\n", "#!/bin/bash\n" + first, 1), encoding="utf-8")
+    out = tmp_path / "out"
+    assert main([*words, "--no-report", "--out", str(out)], trainer()) == 1
+    assert [path.stem for path in (out / "runs").iterdir()] == ["MG_DeepHE3_42"]
+    assert "too many jobs" in json.loads((out / "sweep.json").read_text())["failures"][0]
+
+
+def test_runs_of_several_processes_are_not_handed_to_a_cluster(
+    tmp_path: Path, spool: Path, trainer: Callable[..., tuple[str, ...]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset", "MG", "--preset", "smoke", "--out", str(tmp_path / "out"), "--executor", "slurm"]
+    assert main([*words, "--set", "training.devices=2"], trainer()) == 2
+    assert "expected one process per run, found training.devices=2" in capfd.readouterr().err
+    assert not list(spool.iterdir())

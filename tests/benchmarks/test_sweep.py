@@ -18,6 +18,7 @@ import pytest
 from benchmarks.plan import Conditions, Run
 from benchmarks.reproduce import _jobs, main, make_parser
 from benchmarks.worker import RunJob
+from tracegrad.data import Structure, load_dataset, write_deeph
 
 Trainer = Callable[..., tuple[str, ...]]
 Notes = Callable[[str], list[str]]
@@ -337,3 +338,36 @@ def test_a_training_gets_its_variables(tmp_path: Path, monkeypatch: pytest.Monke
 def test_the_name_of_a_run_is_a_name_of_a_folder(conditions: Conditions) -> None:
     run = Run("MG", "DeepHE3", 42, "DeepHE3 (equal time)")
     assert run.name == "MG_DeepHE3-equal-time_42"
+
+
+def test_failures_before_an_interruption_are_kept(
+    tmp_path: Path, trainer: Trainer, notes: Notes, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out, command = tmp_path / "out", trainer(steps=1000, pause=0.05, failing="DeepHE3")
+    process = start_sweep(out, command, root, "--settings", "DeepHE3,DeepHE3+Grad,DeepHE3+Trace")
+    wait_for(lambda: len(notes("steps")) > 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert "MG_DeepHE3_42 failed" in out.with_suffix(".log").read_text()
+
+    def failures() -> list[str]:
+        return json.loads((out / "sweep.json").read_text())["failures"]
+
+    assert [line.split(":")[0] for line in failures()] == ["MG_DeepHE3_42"]
+    two = ["--settings", "DeepHE3+Grad", "--resume"]
+    assert main(arguments(out, *two), trainer(steps=2)) == 0
+    assert len(failures()) == 1  # it was not tried again
+    assert main(arguments(out, "--settings", "DeepHE3", "--resume"), trainer(steps=2)) == 0
+    assert failures() == []
+    capfd.readouterr()
+
+
+def test_data_without_overlaps_have_tables_and_no_bands(tmp_path: Path, root: Path) -> None:
+    for k, structure in enumerate(load_dataset("MG").train[:5]):
+        write_deeph(Structure(**{**structure.fields(), "overlap": None}), tmp_path / "data" / str(k))
+    out = tmp_path / "out"
+    words = ["--settings", "DeepHE3", "--source", str(tmp_path / "data"), "--set", "training.max_steps=1"]
+    small = ["--set", "model.hidden_irreps=4x0e+2x1o+2x2e", "--set", "model.embed_dim=4"]
+    assert main(arguments(out, *words, *small, report=True)) == 0
+    assert {"table1.md", "report.html"} <= {path.name for path in out.iterdir()}
+    assert not list(out.glob("bands_*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,13 @@ from tracegrad.errors import ConfigError
 from tracegrad.evaluation import run_and_record
 from tracegrad.training.device import choose_device, process_rank
 
-LAUNCHERS = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID")
+LAUNCHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
 
 
 @pytest.fixture(autouse=True)
 def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the test in a process that nothing has launched."""
-    for name in LAUNCHERS:
+    for name in (*LAUNCHERS, *(name for name in os.environ if name.startswith("SLURM_"))):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -42,15 +43,38 @@ def test_a_gpu_that_is_not_there_is_asked_for_by_name_only(monkeypatch: pytest.M
             choose_device(training)
 
 
-@pytest.mark.parametrize("name", ["RANK", "SLURM_PROCID", "LOCAL_RANK"])
+SRUN = {"SLURM_PROCID": "1", "SLURM_NTASKS": "2", "SLURM_JOB_NAME": "train"}
+LAUNCHED = {
+    "torchrun": {"RANK": "1", "LOCAL_RANK": "0"},
+    "srun": SRUN,
+    "srun that names the local rank": {**SRUN, "LOCAL_RANK": "0"},
+    "by the first process": {"LOCAL_RANK": "1"},
+    "by the first process, in a shell of srun": {
+        **SRUN,
+        "SLURM_PROCID": "0",
+        "SLURM_JOB_NAME": "bash",
+        "LOCAL_RANK": "1",
+    },
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHED)
 def test_a_process_has_the_number_of_its_launcher_in_a_run_of_several(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    several = (TrainingConfig(devices=2), TrainingConfig(nodes=2))
+    several = (TrainingConfig(devices=2), TrainingConfig(devices=1, nodes=2))
     assert [process_rank(training) for training in several] == [0, 0]
-    monkeypatch.setenv(name, "1")
-    assert [process_rank(training) for training in several] == [1, 1]
+    for variable, value in LAUNCHED[name].items():
+        monkeypatch.setenv(variable, value)
+    assert process_rank(several[0]) == 1
     assert process_rank(TrainingConfig()) == 0
+
+
+def test_processes_on_several_nodes_are_counted_node_by_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NODE_RANK", "1")
+    assert process_rank(TrainingConfig(nodes=2)) == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    assert process_rank(TrainingConfig(devices=4, nodes=2)) == 6
 
 
 def test_one_of_many_runs_of_a_launcher_keeps_its_result(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,22 @@ def test_the_weights_kept_are_those_of_the_step_that_the_choice_names(
         config = tiny(training=common | {"select": "last", "max_steps": steps})
         stopped = train(config, tmp_path / str(steps), quiet=True, dataset=dataset)
         assert (differing(whole, stopped) == []) == (steps == kept)
+
+
+def test_a_run_is_not_resumed_with_other_structures(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(training={"checkpoint_seconds": 0.0})
+    with monkeypatch.context() as patch:
+        kill_after(patch, 6)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run", quiet=True, dataset=dataset)
+    fewer = replace(dataset, val=dataset.train)
+    state = (tmp_path / "run" / "last.ckpt").read_bytes()
+    with pytest.raises(ConfigError, match="began with the structures of split"):
+        train(config, tmp_path / "run", resume=True, quiet=True, dataset=fewer)
+    assert (tmp_path / "run" / "last.ckpt").read_bytes() == state
+    train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
 
 
 def test_resuming_without_a_state_starts_from_the_beginning(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:

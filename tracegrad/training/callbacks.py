@@ -202,6 +202,10 @@ class Supervisor(Callback):
         self.schedule.observe(loss, self.interval)
         if loss < self.best.loss:
             self.best = Snapshot(module.model, self.average, trainer.optimizers[0], loss, step)
+        if not math.isfinite(loss):
+            self._count_return(f"the validation loss is not a finite number at step {step}")
+            self._return_to_best(trainer, module)
+            return {"event": f"validation loss not finite; returned to step {self.best.step}"}
         blown = self.config.revert_ratio > 0 and not loss <= self.config.revert_ratio * self.best.loss
         self.blown_epochs = self.blown_epochs + self.interval if blown else 0
         if self.blown_epochs < self.config.revert_epochs:
@@ -220,19 +224,28 @@ class Supervisor(Callback):
     def _return_after_nan(self, trainer: lightning.Trainer, module: TrainingModule, bad: int) -> None:
         """Go back to the best weights, a few times; then stop and name the batch of the first bad step."""
         assert self.best is not None
-        self.nan_reverts += 1
         batches, step = module.batches, trainer.global_step
         names = ", ".join(name for k in batches.order.joint(bad - 1) for name in batches.graphs[k].names)
-        if self.nan_reverts > self.config.max_nan_reverts:
-            raise TrainingError(
-                f"the loss is not a finite number at step {bad}, batch: {names}, after {self.nan_reverts - 1} returns "
-                f"to the best weights (step {self.best.step}, validation loss {self.best.loss:.3e} eV^2); lower "
-                "training.learning_rate, set training.clip, or check that structure"
-            )
+        self._count_return(f"the loss is not a finite number at step {bad}, batch: {names}")
         self._return_to_best(trainer, module)
         event = f"loss not finite on {names}; returned to step {self.best.step}"
         row = {"step": step, "epoch": step / self.schedule.steps_per_epoch, "seconds": self.seconds, "event": event}
         self.history.append(row)
+
+    def _count_return(self, reason: str) -> None:
+        """Count the returns after numbers that are not finite.
+
+        Raises:
+            TrainingError: there were too many.
+        """
+        assert self.best is not None
+        self.nan_reverts += 1
+        if self.nan_reverts > self.config.max_nan_reverts:
+            raise TrainingError(
+                f"{reason}, after {self.nan_reverts - 1} returns to the best weights (step {self.best.step}, "
+                f"validation loss {self.best.loss:.3e} eV^2); lower training.learning_rate, set training.clip, or "
+                "check that structure"
+            )
 
     def take_best(self, model: nn.Module) -> None:
         """Put the best weights in place of those of the last step."""

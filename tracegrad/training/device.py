@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tracegrad.config import TrainingConfig
 from tracegrad.errors import ConfigError
@@ -40,7 +41,11 @@ def process_rank(training: TrainingConfig) -> int:
     """
     if training.devices * training.nodes == 1:
         return 0
-    return _environment_number("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    if "RANK" in os.environ:
+        return _environment_number("RANK")
+    if SLURMEnvironment.detect():  # started by srun, not in a shell that it has opened
+        return _environment_number("SLURM_PROCID")
+    return _environment_number("NODE_RANK", "GROUP_RANK") * training.devices + _environment_number("LOCAL_RANK")
 
 
 def _environment_number(*names: str) -> int:

@@ -16,6 +16,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback
 
 from tracegrad.atomic import atomic_write
+from tracegrad.errors import ConfigError
 from tracegrad.training.callbacks import agree
 from tracegrad.training.checkpoint import read_tensors
 
@@ -43,11 +44,13 @@ class ResumeState(Callback):
     Args:
         folder: of the run.
         seconds: between two states.
+        data: hash of the split that the run is trained on; a state of another one is refused.
     """
 
-    def __init__(self, folder: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, seconds: float, data: str) -> None:
         self.path = folder / RESUME_FILE
         self.seconds = seconds
+        self.data = data
         self.interrupted = False
         self.saved = time.monotonic()
         self.handlers: dict[int, Any] = {}
@@ -94,13 +97,24 @@ class ResumeState(Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random states."""
+        """Add the random states and the hash of the data."""
         checkpoint["random_states"] = random_states()
+        checkpoint["split_sha256"] = self.data
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the random states back."""
+        """Take the random states back.
+
+        Raises:
+            ConfigError: the structures, or their subsets, are not those that the run began with.
+        """
+        begun = checkpoint.get("split_sha256", self.data)  # states of earlier versions lack it
+        if begun != self.data:
+            raise ConfigError(
+                f"{self.path}: the run began with the structures of split {begun}, found {self.data}; bring the data "
+                "back, or give another --out"
+            )
         set_random_states(checkpoint["random_states"])
 
 

@@ -124,7 +124,7 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     )
     recorder = CudaRecorder() if training.cuda_graphs else None
     module = TrainingModule(model, training, BatchStream(graphs, order), recorder)
-    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds))
+    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds, data.split_sha256))
 
 
 def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:

@@ -167,6 +167,10 @@ def test_what_cannot_be_predicted_is_refused(checkpoint: Path, graphene: Structu
     atoms.positions[0, 0] = np.nan
     with pytest.raises(DataError, match="NaN"):
         predict(atoms, checkpoint)
+    twice = as_atoms(graphene) + as_atoms(graphene)[3:4]
+    twice.positions[-1] += graphene.cell[1]
+    with pytest.raises(DataError, match=f"atoms 3 and {len(twice) - 1} are nearer"):
+        predict(twice, checkpoint)
     with pytest.raises(DataError, match="r_max"):
         predict(as_atoms(graphene), checkpoint, r_max=-1.0)
     unknown = Predictor.load(checkpoint)

@@ -15,12 +15,14 @@ from tracegrad.data import Blocks, Structure, read_deeph
 from tracegrad.data.deeph import parse_key, reorder_orbitals
 from tracegrad.data.hdf5 import open_hdf5
 from tracegrad.data.matching import atom_order, renumbered
+from tracegrad.data.neighbors import neighbor_pairs
 from tracegrad.errors import DataError
 from tracegrad.so3.conventions import from_convention
 
 if TYPE_CHECKING:
     from ase import Atoms
 
+SAME_ATOM = 0.1  # Å; no two atoms are so near to each other
 VACUUM = 15.0  # Å of space around atoms along directions without a lattice vector
 
 
@@ -36,7 +38,7 @@ def structure_from_atoms(
         name: of the structure, by default its formula.
 
     Raises:
-        DataError: no atoms, an element without orbitals, or positions that are not finite.
+        DataError: no atoms, an element without orbitals, positions that are not finite, or two atoms at one place.
     """
     pbc = np.asarray(atoms.pbc, dtype=np.bool_) & (np.linalg.norm(atoms.cell.array, axis=1) > 0)
     cell = np.array(atoms.cell.array, dtype=np.float64)
@@ -56,7 +58,15 @@ def structure_from_atoms(
         spinful=spinful,
         name=name or str(atoms.symbols),
     )
-    return structure.validate()
+    structure.validate()
+    near = neighbor_pairs(structure.positions, structure.cell, structure.pbc, SAME_ATOM)
+    if len(near[0]):
+        first, second = (int(near[k][0]) for k in (0, 1))
+        raise DataError(
+            f"{structure.name}: atoms {first} and {second} are nearer than {SAME_ATOM} Å to each other or to an image; "
+            "one of them is there twice, or lengths are not in Å"
+        )
+    return structure
 
 
 def read_overlap(structure: Structure, path: str | Path) -> Blocks:

@@ -13,7 +13,7 @@ from tracegrad.errors import VerificationError
 
 from .adapters import FRAGMENT_BOND, FRAGMENT_DISTANCE
 from .group import Elements
-from .representation import POINTS, Representation
+from .representation import POINTS, VECTOR, Representation
 from .subject import Leaf, OutputSpec
 from .wigner import Array
 
@@ -30,6 +30,10 @@ class AtomsAdapter:
             raise VerificationError("the structure has no atoms: it verifies nothing")
         if not np.isfinite(graph.positions).all():
             raise VerificationError("the positions hold NaN or infinity: give a finite structure")
+        if np.ndim(graph.get_initial_magnetic_moments()) > 1:
+            raise VerificationError(
+                "the atoms have vectors as magnetic moments, which no rotation would reach: not supported"
+            )
         known = getattr(model, "implemented_properties", [])
         if "energy" not in known:
             raise VerificationError(
@@ -64,12 +68,18 @@ class AtomsAdapter:
         return np.asarray((p[None] - p[:, None])[np.triu_indices(len(p), 1)])
 
     def leaves(self, graph: Any) -> list[Leaf]:
-        """The positions, Å."""
-        return [Leaf("positions", self._points, torch.from_numpy(np.array(graph.positions, dtype=float)), given=True)]
+        """The positions, and the lattice vectors of a periodic structure, Å."""
+        points = torch.from_numpy(np.array(graph.positions, dtype=float))
+        found = [Leaf("positions", self._points, points, given=True)]
+        if graph.pbc.any():
+            found.append(Leaf("cell", VECTOR, torch.from_numpy(np.array(graph.cell.array, dtype=float)), given=True))
+        return found
 
     def with_leaves(self, graph: Any, values: Sequence[Tensor]) -> Any:
-        """Atoms at other positions."""
+        """Atoms at other positions, in another cell."""
         atoms = graph.copy()
+        if len(values) > 1:
+            atoms.set_cell(values[1].detach().numpy(), scale_atoms=False)
         atoms.positions[:] = values[0].detach().numpy()
         return atoms
 

@@ -28,7 +28,8 @@ class Field:
     """One tensor of a graph, or one output.
 
     Args:
-        irreps: its law: e3nn Irreps, their string, or ``"cartesian_points"``.
+        irreps: its law: e3nn Irreps, their string, or ``"cartesian_points"``; None for a tensor of a graph that does
+            not transform, of which only the level is declared.
         level: what its rows are: ``"node"``, ``"edge"``, ``"graph"`` (one row per graph), or ``"total"`` (a sum over
             all atoms, which may be one row for a whole batch).
 
@@ -71,9 +72,11 @@ class DataAdapter:
         rebuild: Callable[[Any], Any] | None = None,
         forward: Callable[[Any, Any], Any] | None = None,
     ) -> None:
-        if not fields or not outputs:
+        if all(f.irreps is None for f in fields.values()) or not outputs:
             raise VerificationError("DataAdapter needs at least one field that transforms and one output")
-        self.fields = {name: Representation.parse(f.irreps, basis) for name, f in fields.items()}
+        self.fields = {
+            name: Representation.parse(f.irreps, basis) for name, f in fields.items() if f.irreps is not None
+        }
         self.levels = {name: f.level for name, f in fields.items()}
         self.declared = {name: (Representation.parse(f.irreps, basis), f.level) for name, f in outputs.items()}
         self.cell, self.cell_shift = cell, cell_shift
@@ -101,21 +104,24 @@ class DataAdapter:
 
     def _refuse_unclear(self, graph: Any) -> None:
         """Raise for stored vectors of which nothing is said (no rotation would reach them) and for unclear levels."""
-        known = {*self.fields, self.cell, self.cell_shift}
+        known = {*self.levels, self.cell, self.cell_shift}
         for key, value in graph.to_dict().items():
             if key in known or not isinstance(value, Tensor) or not value.is_floating_point() or value.ndim == 0:
+                continue
+            if value.layout is not torch.strided:
                 continue
             level = self._level(graph, key)
             if level == "node" and key != "x" and len(value) == graph.num_edges:
                 raise VerificationError(
                     f"graph field {key!r} has {len(value)} rows, as many as there are nodes and as many as there are "
-                    "edges: declare it as Field(..., 'node') or Field(..., 'edge')"
+                    "edges: declare it, as Field(None, 'node') or Field(None, 'edge') if it does not transform"
                 )
             if self.rebuild is None and level in ("node", "edge") and self._holds_vectors(graph, value, level):
                 raise VerificationError(
                     f"graph field {key!r} holds three numbers per {level} that may be a vector, and is not declared: "
-                    "no rotation would reach it; pass rebuild= when it follows from the positions, else declare it as "
-                    f"Field('1x1o', {level!r}) (vectors), Field('3x0e', {level!r}) (invariants) or cell_shift= (cells)"
+                    "no rotation would reach it; pass rebuild= when it follows from the positions, else declare it: "
+                    f"Field('1x1o', {level!r}) (vectors), Field(None, {level!r}) (invariants), cell_shift= (cells); "
+                    "leave a label out of the graph"
                 )
 
     def _holds_vectors(self, graph: Any, value: Tensor, level: str) -> bool:
@@ -124,12 +130,14 @@ class DataAdapter:
         if rows.shape[1] == 3:
             return level == "edge" or not np.isin(rows, (0.0, 1.0)).all()
         vectors = self._pair_vectors(graph)
-        if level == "node" or len(vectors) != len(rows):
+        if level == "node" or len(vectors) != len(rows) or not vectors.any():
             return False
         lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = vectors / np.where(lengths > 1e-9, lengths, 1.0)
         for start in range(rows.shape[1] - 2):
             part = rows[:, start : start + 3]
+            if np.isin(part, (0.0, 1.0)).all():
+                continue  # kinds, not directions
             size = np.linalg.norm(part, axis=1, keepdims=True)
             turned = part / np.where(size > 1e-9, size, 1.0)
             along = (np.abs((turned * np.roll(unit, shift, axis=1)).sum(1)) for shift in range(3))  # e3nn has (y, z, x)
@@ -229,16 +237,28 @@ class DataAdapter:
         return self._rebuilt(changed)
 
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
-        """See :class:`GraphAdapter`; None where an undeclared table (N, N) may be one of pairs of nodes."""
+        """See :class:`GraphAdapter`.
+
+        None where an undeclared table (N, N) may be one of pairs of nodes, and where ``rebuild`` puts the edges into
+        another order but leaves a tensor of theirs as it was.
+        """
         changed, index = graph.clone(), torch.from_numpy(order)
         for key, value in graph.to_dict().items():
             if self._level(graph, key) == "node":
-                if key not in {*self.fields, "x"} and np.shape(value)[1:2] == (len(order),):
+                table = isinstance(value, (Tensor, np.ndarray)) and value.shape[1:2] == (len(order),)
+                if table and key not in {*self.levels, "x"}:
                     return None
                 changed[key] = _rows(value, index)
-        if graph.edge_index is not None:
-            changed.edge_index = torch.argsort(index)[graph.edge_index]
-        return self._rebuilt(changed)
+        if graph.edge_index is None:
+            return self._rebuilt(changed)
+        edges = changed.edge_index = torch.argsort(index)[graph.edge_index]
+        before = dict(changed.to_dict())
+        rebuilt = self._rebuilt(changed)
+        found, after = rebuilt.edge_index, rebuilt.to_dict()
+        if found.shape == edges.shape and bool((found == edges).all()):
+            return rebuilt
+        stale = any(self._level(graph, key) == "edge" and after.get(key) is value for key, value in before.items())
+        return None if stale else rebuilt
 
     def permute_edges(self, graph: Any, rng: np.random.Generator) -> Any | None:
         """See :class:`GraphAdapter`; None when two edges cannot be told apart."""

@@ -205,6 +205,17 @@ class FunctionSubject(Subject):
         (count,) = rows
         return 0 if any(_counts_otherwise(x, law, count) for x, law in laws) else count
 
+    def rows_reason(self, state: State) -> str:
+        for index, (value, law) in enumerate(zip(state, self.laws, strict=True)):
+            if law.kind == "points" and value.ndim != 2:
+                return f"input {index} of shape {tuple(value.shape)}: expected points (N, 3) of one structure"
+        counts = {len(x) for x, law in zip(state, self.laws, strict=True) if law.kind == "points"}
+        for index, (value, law) in enumerate(zip(state, self.laws, strict=True)):
+            if len(counts) == 1 and _counts_otherwise(value, law, *counts):
+                found = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else f"{len(value)} items"
+                return f"input {index} of {found}: it is not known to hold one row per point"
+        return super().rows_reason(state)
+
     def take_rows(self, state: State, rows: Sequence[int]) -> State | None:
         count = self.num_rows(state)
         if not count:

@@ -6,6 +6,7 @@ report in that folder; under pytest-xdist every worker writes its own files, so 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -129,5 +130,6 @@ def equivariance(request: pytest.FixtureRequest, record_property: Callable[[str,
 
 
 def _file_name(nodeid: str) -> str:
-    """Node id with everything but letters, digits, dots and dashes replaced."""
-    return re.sub(r"[^A-Za-z0-9.-]+", "_", nodeid).strip("_")
+    """Node id as the name of a file, with a digest, since others may be shortened or cleaned to the same text."""
+    cleaned = re.sub(r"[^A-Za-z0-9.-]+", "_", nodeid).strip("_")
+    return f"{cleaned[:150]}_{hashlib.sha256(nodeid.encode()).hexdigest()[:8]}"

@@ -95,6 +95,10 @@ class Subject(ABC):
         """Number of rows that :meth:`take_rows` chooses from, 0 when it cannot."""
         return 0
 
+    def rows_reason(self, state: State) -> str:
+        """Why :meth:`num_rows` is 0."""
+        return "the inputs do not share their rows"
+
     def directions(self, state: State) -> Array:
         """(k, 3) vectors of the state in (x, y, z): what a search aligns with the axes."""
         return np.zeros((0, 3))
@@ -162,6 +166,8 @@ def differs(value: Any, before: Any) -> bool:
 
     Objects that define no equality of their own are not compared.
     """
+    if value is before:
+        return False
     if type(value) is not type(before):
         return True
     if isinstance(value, Tensor):
@@ -179,8 +185,8 @@ def differs(value: Any, before: Any) -> bool:
     if equality is object.__eq__:
         return False
     try:
-        return not bool(value == before)
-    except (ValueError, RuntimeError):  # an equality that is no single answer
+        return not bool(value == before) and not (value != value and before != before)  # NaN
+    except Exception:  # an equality that gives no answer
         return False
 
 

@@ -19,7 +19,8 @@ from tracegrad.errors import TracegradError, VerificationError
 from .result import CheckResult, Report, Verdict
 
 GROWTH = 10.0
-COUNTS = ("dtype_leak", "input_mutation", "vacuity", "kill_matrix")
+BASELINE = "baseline"
+COUNTS = ("dtype_leak", "input_mutation", "vacuity", "kill_matrix", BASELINE)
 
 
 @dataclass(frozen=True)
@@ -100,20 +101,20 @@ def compare(current: Mapping[str, Any], baseline: Mapping[str, Any], limit: floa
         Check "baseline"; its error is the largest growth.
     """
     found = growths(current, baseline)
-    names = {c["name"] for c in current["checks"]} | set(current.get("skipped", {}))
+    names = {BASELINE} | {c["name"] for c in current["checks"]} | set(current.get("skipped", {}))
     lost = [c["name"] for c in baseline["checks"] if c["name"] not in names]
     grown = [growth for growth in found if not growth.factor <= limit]
     largest = found[0].factor if found else 0.0
     details = {"grown": [g.line() for g in grown], "lost": lost, "compared": len(found)}
     if grown or lost:
         message = "; ".join([*(g.line() for g in grown[:5]), *(f"no longer checked: {name}" for name in lost[:5])])
-        return CheckResult("baseline", Verdict.STRUCTURAL, largest, limit, message, len(found), details=details)
+        return CheckResult(BASELINE, Verdict.STRUCTURAL, largest, limit, message, len(found), details=details)
     if not found:
         return CheckResult(
-            "baseline", Verdict.VACUOUS, 0.0, limit, "the reports have no check in common", 0, details=details
+            BASELINE, Verdict.VACUOUS, 0.0, limit, "the reports have no check in common", 0, details=details
         )
     return CheckResult(
-        "baseline", Verdict.PASS, largest, limit, "no error has grown tenfold", len(found), details=details
+        BASELINE, Verdict.PASS, largest, limit, f"no error has grown {limit:g} times", len(found), details=details
     )
 
 

@@ -158,9 +158,10 @@ def test_sources_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytes
 
 
 def test_untwisted_is_no_twist(tmp_path: Path, make_structure: Maker) -> None:
-    for name in ("untwisted/a", "non-twisted/b", "nontwisted/c", "bulk/d", "twisted/e"):
+    plain = ("untwisted/a", "non-twisted/b", "nontwisted/c", "bulk/d", "un_twisted/e", "not_twisted/f")
+    for name in (*plain, "twisted/x", "runtwist1/y", "xenon_twisted/z"):
         write_deeph(make_structure(), tmp_path / name)
-    assert scan_folders(tmp_path, "toy").split["test_twisted"] == ("e",)
+    assert set(scan_folders(tmp_path, "toy").split["test_twisted"]) == {"x", "y", "z"}
 
 
 def test_no_structure_is_lost_to_a_name_or_a_link(tmp_path: Path, make_structure: Maker) -> None:
@@ -172,6 +173,13 @@ def test_no_structure_is_lost_to_a_name_or_a_link(tmp_path: Path, make_structure
     (tmp_path / "linked" / "there").symlink_to(tmp_path / "same" / "a")
     (tmp_path / "linked" / "round").symlink_to(tmp_path / "linked")
     assert list(scan_folders(tmp_path / "linked", "toy").paths.values()) == ["there/s"]
+    for k in range(5):
+        write_deeph(make_structure(seed=k), tmp_path / "set" / f"run_{k}")
+    plain = scan_folders(tmp_path / "set", "toy").split
+    (tmp_path / "set" / "latest").symlink_to(tmp_path / "set" / "run_4")  # beside its target
+    (tmp_path / "set" / "run_0" / "project").symlink_to(tmp_path)  # upwards
+    (tmp_path / "set" / "home").symlink_to(tmp_path)
+    assert scan_folders(tmp_path / "set", "toy").split == plain
 
 
 def test_spin_of_legacy_folders_that_do_not_tell_it_is_that_of_their_blocks(

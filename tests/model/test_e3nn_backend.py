@@ -69,6 +69,18 @@ def test_both_forms_agree(case: str, layout: Maker, graph: Maker, network: Maker
         assert relative(mine[name], value) < 1e-11, name
 
 
+@pytest.mark.parametrize("induction", [PACKED, LOW_RANK], ids=["packed", "low rank"])
+def test_gradients_agree_outside_training_too(
+    induction: Induction, layout: Maker, graph: Maker, network: Maker, gradients: Maker
+) -> None:
+    fast = network(layout("MG"), sizes=TINY, induction=induction).eval()
+    slow, structure = E3nnDeepHE3(fast).eval(), graph(layout("MG"))
+    mine, theirs = gradients(fast, structure), gradients(slow, structure)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert relative(mine[name], value) < 1e-11, name
+
+
 @pytest.fixture
 def pair(layout: Maker, network: Maker) -> tuple[Any, Any]:
     fast = network(layout("MG"), sizes=replace(GRAPH_NORM, num_blocks=1), induction=LOW_RANK)

@@ -131,6 +131,17 @@ def test_rows_may_have_any_leading_axes(operator: GradientInduction, shape: tupl
     rows_z, rows_v = operator(features.reshape(-1, features.shape[-1]))
     assert torch.equal(z.reshape(-1, 4), rows_z)
     assert torch.equal(v.reshape(rows_v.shape), rows_v)
+    assert operator.by_autograd(features).shape == v.shape
+    assert torch.allclose(operator.by_autograd(features), v, atol=1e-9)
+
+
+@pytest.mark.parametrize("sizes", [(1, 4), (4, 1)])
+def test_one_channel_below_a_layer_norm_is_refused(sizes: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match="norm=False"):
+        GradientInduction(IRREPS, *sizes)
+    z, v = GradientInduction(IRREPS, *sizes, norm=False).double()(torch.randn(5, 54, dtype=torch.float64))
+    assert z.std(0).min() > 0
+    assert v.abs().max() > 0
 
 
 @pytest.mark.parametrize("shape", [(7, 5), (41, 7), ()])

@@ -55,6 +55,7 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
         "build_model.py", "use_sbf=False", "use_sbf=bool(__import__('os').system('x'))"
     ),
     "spherical basis": _edit("build_model.py", "use_sbf=False", "use_sbf=True"),
+    "tensor products of nodes with themselves": _edit("build_model.py", "use_sbf=False", "use_sbf=False, selftp=True"),
     "other blocks": _edit("dataset_info.json", "[0, 0, 1, 1, 2]", "[0, 1, 1, 2]"),
     "damaged record": _edit("dataset_info.json", '"spinful"', '"spin"'),
     "another width": _edit("build_model.py", "16x0e+8x1o", "12x0e+8x1o"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,5 +259,9 @@ def test_small_eigenvalues_of_the_overlap_are_named_where_nothing_is_projected_o
         warnings.simplefilter("error")
         found = band_structure(structure, path, bands=4)
     _, overlap = bloch_matrices(structure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        unmarked = band_structure(structure, replace(path, ticks=()), bands=4)  # no special point to judge S at
+    assert np.isnan(unmarked.smallest_overlap)
     exact = min(float(np.linalg.eigvalsh(overlap.dense(k))[0]) for k in (path.points[0], path.points[-1]))
     assert found.smallest_overlap == pytest.approx(exact, rel=1e-6)

@@ -143,7 +143,7 @@ def test_the_weights_kept_are_those_of_the_step_that_the_choice_names(
         assert (differing(whole, stopped) == []) == (steps == kept)
 
 
-def test_a_run_is_not_resumed_with_other_structures(
+def test_a_run_is_not_resumed_with_another_split(
     tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny(training={"checkpoint_seconds": 0.0})
@@ -153,7 +153,7 @@ def test_a_run_is_not_resumed_with_other_structures(
             train(config, tmp_path / "run", quiet=True, dataset=dataset)
     fewer = replace(dataset, val=dataset.train)
     state = (tmp_path / "run" / "last.ckpt").read_bytes()
-    with pytest.raises(ConfigError, match="began with the structures of split"):
+    with pytest.raises(ConfigError, match="began with the split"):
         train(config, tmp_path / "run", resume=True, quiet=True, dataset=fewer)
     assert (tmp_path / "run" / "last.ckpt").read_bytes() == state
     train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)

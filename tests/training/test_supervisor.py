@@ -161,7 +161,7 @@ def test_the_record_names_the_weights_that_a_nan_at_the_last_step_leaves(
 
 def test_weights_that_the_last_update_breaks_are_not_kept(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     training = {"epochs": 0, "max_steps": 5, "select": "last", "optimizer": "adam", "schedule": "constant"}
-    sound = train(tiny(training=training), tmp_path / "sound", quiet=True, dataset=dataset)
+    train(tiny(training=training), tmp_path / "sound", quiet=True, dataset=dataset)
     assert rows(tmp_path / "sound")[-1]["event"] == ""
     original = Supervisor.on_train_batch_start
 
@@ -176,7 +176,6 @@ def test_weights_that_the_last_update_breaks_are_not_kept(tiny: Tiny, dataset: D
     assert "validation loss not finite; returned to step 4" in rows(tmp_path / "broken")[-1]["event"]
     tensors = read_tensors(path)["state_dict"]
     assert max(float(tensor.abs().max()) for tensor in tensors.values() if tensor.is_floating_point()) < 1e6
-    assert sound != path
 
 
 def test_no_return_where_it_is_switched_off_or_the_loss_recovers(

@@ -100,6 +100,16 @@ def test_growth_over_the_baseline_fails_the_step(run_step, tmp_path):
     assert "rotation" in (tmp_path / "summary").read_text()
 
 
+@pytest.mark.parametrize(("code", "expected"), [("2", "1"), ("4", "4")])
+def test_growth_is_not_hidden_by_a_code_that_may_be_tolerated(run_step, tmp_path, code, expected):
+    check = {"name": "rotation", "error": 1e-14, "verdict": "PASS"}
+    report = {"schema_version": 1, "checks": [check], "skipped": {}, "noise_floor": {"value": 1e-16}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"error": 1e-16}]}))
+    run_step("Verify", code=code, baseline="old.json")
+    assert (tmp_path / "output").read_text() == f"exit-code={expected}\n"
+
+
 def test_missing_baseline_is_skipped(run_step, tmp_path):
     run_step("Verify", baseline="nothing.json")
     assert (tmp_path / "output").read_text() == "exit-code=0\n"

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.build import bulk
 from ase.calculators.calculator import Calculator
 from ase.calculators.lj import LennardJones
 
 from tracegrad.errors import VerificationError
-from verify import Report, verify_model
+from verify import Report, Verdict, verify_model
 
 
 def _atoms() -> Atoms:
@@ -51,6 +52,25 @@ def test_periodic_lennard_jones_repeats_in_a_supercell() -> None:
     report = _calculate(LennardJones(rc=3.0, smooth=True), atoms)
     assert report.check("supercell").passed, report.to_text()
     assert report.check("rotation").passed
+
+
+@pytest.mark.parametrize("constant", [5.3, 5.26])
+def test_forces_that_vanish_by_symmetry_are_nothing_to_judge(constant: float) -> None:
+    calculator = LennardJones(rc=4.0, sigma=2.0)
+    atoms = bulk("Ar", "fcc", a=constant)
+    assert _calculate(calculator, atoms).verdict is Verdict.VACUOUS
+    report = verify_model(calculator, atoms, trials=8, search=0, diagnose=False, allow_zero=["1o"])
+    assert report.passed, report.to_text()
+
+
+def test_magnetic_moments_that_no_rotation_reaches_are_refused() -> None:
+    atoms = _atoms()
+    atoms.set_initial_magnetic_moments([0.0, 1.0, 0.5, 0.2])
+    assert _calculate(LennardJones(rc=10.0, smooth=True), atoms).passed
+    atoms = _atoms()
+    atoms.set_initial_magnetic_moments(np.ones((4, 3)))
+    with pytest.raises(VerificationError, match="vectors as magnetic moments"):
+        _calculate(LennardJones(rc=10.0, smooth=True), atoms)
 
 
 def test_external_field_breaks_rotation_and_translation() -> None:

@@ -28,10 +28,21 @@ class Options:
     scale = 2.0
 
 
+class Incomparable(Options):
+    """A value whose equality raises."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise TypeError("no comparison")
+
+
 SIDE_INPUTS: dict[str, tuple[Any, Callable[[Any], Any]]] = {
     "list of tensors": ([TABLE, TABLE], lambda value: value[0].sum() + value[1].sum()),
     "dict of tensors": ({"a": TABLE}, lambda value: value["a"].sum()),
     "object": (Options(), lambda value: value.scale),
+    "object that cannot be compared": (Incomparable(), lambda value: value.scale),
+    "not a number": (float("nan"), lambda value: 2.0),
     "sparse tensor": (TABLE.to_sparse(), lambda value: value.to_dense().sum()),
     "parameter": (torch.nn.Parameter(torch.ones(4, dtype=torch.float64)), lambda value: value.sum()),
     "array": (np.ones(4), lambda value: float(value.sum())),
@@ -91,7 +102,7 @@ def test_order_of_points_is_not_tested_across_structures() -> None:
 
     structures = torch.stack([VECTORS, 2 * VECTORS.cos()])
     report = _verify(ordered, ["cartesian_points"], [structures])
-    assert "(N, 3) of one structure" in report.skipped["node_permutation"]
+    assert "input 0 of shape (2, 5, 3): expected points (N, 3) of one structure" in report.skipped["node_permutation"]
     assert not _verify(ordered, ["cartesian_points"], [VECTORS], "node_permutation").passed
 
 
@@ -101,7 +112,7 @@ def test_tables_of_pairs_are_not_reordered_by_rows_alone() -> None:
 
     report = _verify(bonded, ["cartesian_points", None], [VECTORS, TABLE])
     assert report.passed, report.to_text()
-    assert "node_permutation" in report.skipped
+    assert "input 1 of shape (5, 5)" in report.skipped["node_permutation"]
 
 
 @pytest.mark.parametrize("count", [4, 5, 6])

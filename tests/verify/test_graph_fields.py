@@ -67,6 +67,12 @@ def _reshaped(graph: Data) -> Tensor:
     return torch.exp(-torch.cdist(points, points).square()).sum((1, 2))[:, None]
 
 
+def _at_most_one(charge: Tensor) -> Tensor:
+    if float(charge.max()) > 1:
+        raise ValueError("expected occupations")
+    return 1 + charge
+
+
 MIXES: dict[str, Callable[[Data], Tensor]] = {
     "mean of a feature over the batch": lambda graph: _energy(graph, graph.charge - graph.charge.mean()),
     "mean number of atoms": _per_mean_size,
@@ -102,6 +108,23 @@ def test_refusal_of_a_smaller_graph_is_said_and_the_batch_of_equal_ones_judged()
         lambda graph: fixed_size(graph) - graph.charge.mean(),
         _graph(),
         DataAdapter(FIELDS, ENERGY),
+        "batch_independence",
+    )
+    assert not mixed.passed
+
+
+@pytest.mark.parametrize("domain", [lambda q: torch.sqrt(1 - q**2), lambda q: torch.log(1 - q), _at_most_one])
+def test_features_that_the_model_cannot_take_larger_stay_as_they_are(domain: Callable[[Tensor], Tensor]) -> None:
+    graph = _graph()
+    graph.charge = torch.tensor([[0.7], [0.8], [0.9], [0.7], [0.8]], dtype=torch.float64)
+    report = _verify(lambda graph: _vector(graph) * domain(graph.charge), graph, DataAdapter(FIELDS, VECTOR))
+    check = report.check("batch_independence")
+    assert check.passed, report.to_text()
+    assert "with the given features" in check.message
+    mixed = _verify(
+        lambda graph: _vector(graph) * domain(graph.charge) * graph.pos.square().sum(),
+        graph,
+        DataAdapter(FIELDS, VECTOR),
         "batch_independence",
     )
     assert not mixed.passed
@@ -152,6 +175,27 @@ def test_directions_are_those_between_points_where_the_model_makes_its_edges(bro
     assert not report.skipped
 
 
+def test_tensors_of_edges_that_a_search_reorders_are_not_renumbered() -> None:
+    def search(graph: Data) -> Data:
+        distances = torch.cdist(graph.pos.detach(), graph.pos.detach())
+        graph.edge_index = ((distances < 4.0) & ~torch.eye(len(distances), dtype=torch.bool)).nonzero().T
+        return graph
+
+    def bonded(graph: Data) -> Tensor:
+        i, j = graph.edge_index
+        return torch.zeros_like(graph.pos).index_add(0, i, graph.bond * (graph.pos[j] - graph.pos[i]))
+
+    graph = search(_graph())
+    graph.bond = torch.rand(graph.num_edges, 1, dtype=torch.float64)
+    adapter = DataAdapter({**FIELDS, "bond": Field("1x0e", "edge")}, VECTOR, rebuild=search)
+    report = _verify(bonded, graph, adapter, "node_permutation", "rotation")
+    assert "rebuild=" in report.skipped["node_permutation"]
+    assert report.passed, report.to_text()
+    assert not _verify(
+        _vector, search(_graph()), DataAdapter(FIELDS, VECTOR, rebuild=search), "node_permutation"
+    ).skipped
+
+
 def test_fragment_is_not_put_into_a_crystal_whose_neighbours_are_searched_again() -> None:
     cell = 3.0 * torch.eye(3, dtype=torch.float64)[None]
     adapter = DataAdapter(FIELDS, VECTOR, cell="cell", rebuild=lambda graph: graph)
@@ -182,9 +226,8 @@ def test_list_with_an_item_per_node_moves_with_the_nodes() -> None:
         weight = torch.tensor([[1.0 if symbol == "C" else 2.0] for symbol in graph.symbols]).to(graph.pos)
         return weight * _vector(graph)
 
-    report = _verify(
-        by_symbol, _graph(symbols=["C", "H", "H", "O", "N"]), DataAdapter(FIELDS, VECTOR), "node_permutation"
-    )
+    graph = _graph(symbols=["C", "H", "H", "O", "N"], ragged=[[1], [0, 2], [], [4], [3]])
+    report = _verify(by_symbol, graph, DataAdapter(FIELDS, VECTOR), "node_permutation")
     assert report.check("node_permutation").passed, report.to_text()
 
 
@@ -200,7 +243,7 @@ def test_table_of_pairs_is_not_renumbered_by_rows_alone() -> None:
 
 
 def test_graph_may_hold_sparse_tensors_and_points_that_require_gradients() -> None:
-    graph = _graph(adjacency=torch.eye(5).to_sparse())
+    graph = _graph(adjacency=torch.eye(5).to_sparse(), bonds=torch.eye(5).to_sparse(), gap=float("nan"))
     graph.pos.requires_grad_()
     report = _verify(_vector, graph, DataAdapter(FIELDS, VECTOR), "input_mutation", "rotation")
     assert report.passed, report.to_text()
@@ -220,6 +263,19 @@ def test_vectors_among_the_features_of_edges_and_at_nodes_are_refused_unless_dec
         _verify(_energy, _graph(velocity=torch.randn(5, 3)), adapter)
     kinds = _graph(kinds=torch.eye(3, dtype=torch.float64)[[0, 1, 2, 0, 1]], edge_attr=torch.rand(20, 4))
     assert _verify(_energy, kinds, adapter, "rotation").passed
+    said = DataAdapter({**FIELDS, "force": Field(None), "edge_attr": Field(None, "edge")}, ENERGY)
+    labelled = _graph(force=torch.randn(5, 3), edge_attr=graph.edge_attr)
+    assert _verify(_energy, labelled, said, "rotation", "node_permutation", "edge_permutation").passed
+
+
+def test_kinds_along_an_axis_are_no_directions() -> None:
+    linear = Data(
+        pos=torch.tensor([[0.0, 0, 0], [0, 0, 1.2], [0, 0, 2.3]], dtype=torch.float64),
+        charge=torch.rand(3, 1, dtype=torch.float64),
+        edge_index=torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]),
+        edge_attr=torch.eye(4, dtype=torch.float64),
+    )
+    assert _verify(_energy, linear, DataAdapter(FIELDS, ENERGY), "rotation").passed
 
 
 def test_rows_that_count_nodes_as_well_as_edges_must_be_declared() -> None:
@@ -233,5 +289,6 @@ def test_rows_that_count_nodes_as_well_as_edges_must_be_declared() -> None:
 
     with pytest.raises(VerificationError, match=r"bond.*as many as there are edges"):
         _verify(model, graph, DataAdapter(FIELDS, VECTOR))
-    declared = DataAdapter({**FIELDS, "bond": Field("1x0e", "edge")}, VECTOR)
-    assert _verify(model, graph, declared, "node_permutation", "edge_permutation").passed
+    for irreps in ("1x0e", None):
+        declared = DataAdapter({**FIELDS, "bond": Field(irreps, "edge")}, VECTOR)
+        assert _verify(model, graph, declared, "node_permutation", "edge_permutation").passed

@@ -77,15 +77,25 @@ def test_fixture_judges_reports_and_obeys_options(run, tmp_path):
     assert "1 failed" in done.stdout
     assert "not equivariant" in done.stdout
     assert "counterexample" in done.stdout
-    reports = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
+    reports = {path.name.rsplit("_", 2)[0]: json.loads(path.read_text()) for path in (tmp_path / "out").iterdir()}
     assert set(reports) == {
-        f"test_models.py_test_{name}_1.json"
-        for name in ("sound", "broken", "measured_only", "module_declares_its_irreps")
+        f"test_models.py_test_{name}" for name in ("sound", "broken", "measured_only", "module_declares_its_irreps")
     }
-    broken = reports["test_models.py_test_broken_1.json"]
+    broken = reports["test_models.py_test_broken"]
     assert (broken["settings"]["trials"], broken["settings"]["seed"], broken["verdict"]) == (7, 5, "STRUCTURAL")
     properties = ElementTree.parse(tmp_path / "junit.xml").findall(".//testcase[@name='test_sound']//property")
     assert {p.get("name"): p.get("value") for p in properties}["equivariance_1_verdict"] == "PASS"
+
+
+def test_every_call_leaves_a_report_whatever_the_names_of_the_tests(run, tmp_path):
+    many = """
+@pytest.mark.parametrize("case", ["1x0e+1x1o", "1x0e 1x1o", "1x0e/" * 60])
+def test_case(equivariance, case):
+    equivariance(scale, ["1x1o"], ["1x1o"], checks=["rotation"], diagnose=False)
+"""
+    done = run(MODELS + many, "--equivariance-trials", "2", "--equivariance-report", "out")
+    assert "3 passed" in done.stdout, done.stdout + done.stderr
+    assert len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_works_under_xdist(run, tmp_path):

@@ -134,6 +134,12 @@ def test_markdown_tables_are_not_broken_by_messages(failing):
     assert "2x2e" in text
 
 
+def test_markdown_of_reasons_and_names_is_text(passing):
+    text = to_markdown(replace(passing, target="a<b>", skipped={"pole": "needs <T> | U"}))
+    assert "<b>" not in text
+    assert "<T>" not in text
+
+
 def test_markdown_of_a_pass_has_no_failure_sections(passing):
     text = to_markdown(passing)
     assert "PASS" in text
@@ -191,6 +197,11 @@ def test_pictures_are_png_and_svg_and_the_same_every_time(failing, outcomes, tmp
         assert {key: path.read_bytes() for key, path in second.items()} == content
         assert content[f"{name}.png"].startswith(b"\x89PNG")
         assert ElementTree.fromstring(content[f"{name}.svg"]).tag.endswith("svg")
+
+
+def test_titles_of_pictures_are_no_formulas(failing, tmp_path):
+    figure = error_per_irrep(replace(failing, target="cost $x_{1$ of $"))
+    assert all(path.stat().st_size for path in save(figure, tmp_path, "title").values())
 
 
 def test_pictures_of_nothing_are_left_out(noisy):

@@ -99,6 +99,20 @@ def test_function_without_a_source_points_at_the_page(root):
     assert place["artifactLocation"]["uri"] == "docs/verification.md"
 
 
+def test_a_figure_is_named_by_its_unit_and_only_where_it_is_too_large(report, root):
+    checks = [
+        CheckResult("rotation", Verdict.VACUOUS, 0.0, 0.0, "every output block is zero", 8),
+        CheckResult("budget", Verdict.STRUCTURAL, 1.43, 0.5, "", 8, details={"unit": "meV"}),
+        CheckResult("inversion", Verdict.STRUCTURAL, 0.25, 1e-14, "", 8),
+    ]
+    results = run_of(replace(report, checks=checks, modules=[]), root)["results"]
+    texts = {text.split(":")[0]: text for text in (result["message"]["text"] for result in results)}
+    assert "above" not in texts["rotation"]
+    assert "error 1.43e+00 above the tolerance 5.00e-01 meV" in texts["budget"]
+    assert "relative" not in texts["budget"]
+    assert "relative error 2.50e-01 above the tolerance 1.00e-14" in texts["inversion"]
+
+
 def test_fingerprints_do_not_depend_on_figures_or_lines(report, root):
     first = run_of(report, root)["results"]
     moved = [replace(report.modules[0], source_line=99, local_error=0.5)]

@@ -72,7 +72,7 @@ class ModelConfig:
         "W of u = W·CG(f⊗f, 0): 'packed' is the full symmetric matrix (authors), 'low_rank' squares of projections.",
         choices=("packed", "low_rank"),
     )
-    operator_width: int = option(1024, "Channels of u (authors: 1024).", low=1)
+    operator_width: int = option(1024, "Channels of u (authors: 1024).", low=2)
     operator_norm: bool = option(True, "Layer norms in s_nonlin, the map from u to z (paper: yes).")
     operator_gain: float = option(1.0, "Factor of v in o = f + gain·v at the start of training (paper: 1).")
     operator_gain_learned: bool = option(False, "Train the gain, one per irrep of f.")
@@ -163,7 +163,7 @@ class TrainingConfig:
 class Config:
     """One run."""
 
-    preset: str = option("", "Name of the preset it came from; empty for a file of one's own.", choices=("", *PRESETS))
+    preset: str = option("", "Name of the preset it came from; empty for a file of one's own.")
     recipe: str = option("paper", "Everything about training that is not the method.", choices=RECIPES)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

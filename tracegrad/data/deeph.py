@@ -57,14 +57,22 @@ def find_deeph_folders(root: str | Path) -> list[Path]:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """Folders in and below ``root`` that are not hidden, links followed, each real folder once."""
-    seen = {root.resolve()}
+    """Folders in and below ``root`` that are not hidden, each real one once; links are followed, but not upwards.
+
+    Nothing is looked for below a structure.
+    """
+    top = root.resolve()
+    seen = {top}
     for folder, inner, _ in os.walk(root, followlinks=True):
         yield Path(folder)
-        kept = [name for name in sorted(inner) if not name.startswith(".")]
-        real = {name: Path(folder, name).resolve() for name in kept}
-        inner[:] = [name for name in kept if real[name] not in seen]
-        seen.update(real.values())
+        found, inner[:] = sorted(inner, key=lambda name: (Path(folder, name).is_symlink(), name)), []
+        if folder_form(Path(folder)):
+            continue
+        for name in found:
+            real = Path(folder, name).resolve()
+            if not name.startswith(".") and real not in seen and not top.is_relative_to(real):
+                seen.add(real)
+                inner.append(name)
 
 
 def read_deeph(folder: str | Path, validate: bool = True) -> Structure:

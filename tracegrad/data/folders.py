@@ -19,9 +19,8 @@ from tracegrad.errors import DataError
 
 SPLIT_FILE = "split.json"
 SPLIT_FORMAT = "tracegrad-split"
-TWISTED_MARK = re.compile(
-    r"(?<!un)(?<!non)(?<!non[-_ ])twist"
-)  # in the path of a structure below the root: a test structure only
+TWISTED_MARK = "twist"  # in the path of a structure below the root: a test structure only
+NOT_TWISTED = re.compile(r"(?<![a-z])(un|non|not)[-_ ]?twist")
 FALLBACK_RATIOS = (0.6, 0.2)  # validation and test are the rest; only where the published counts do not fit
 
 
@@ -88,7 +87,7 @@ def scan_folders(root: str | Path, key: str) -> FolderSet:
         if name in paths:
             raise DataError(f"{root}: {paths[name]} and {path} would both be named {name}; rename one of them")
         paths[name] = str(path)
-    twisted = [name for name, path in paths.items() if TWISTED_MARK.search(path.lower())]
+    twisted = [name for name, path in paths.items() if TWISTED_MARK in NOT_TWISTED.sub("", path.lower())]
     twisted = twisted or _published_twisted(root, paths, key)
     bulk = [name for name in paths if name not in set(twisted)]
     published = DATABASES[key].counts_published[:3] if key in DATABASES else (0, 0, 0)

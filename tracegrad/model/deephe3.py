@@ -137,10 +137,9 @@ class DeepHE3(nn.Module):
         return irreps
 
     def _induction(self, layout: FrameLayout) -> GradientInduction:
-        chosen = self.induction
-        return GradientInduction(
-            layout.sorted_irreps, chosen.width, self.targets.num_channels, form=chosen.form, norm=chosen.norm
-        )
+        chosen, invariants = self.induction, self.targets.num_channels
+        norm = chosen.norm and invariants > 1  # of one channel it would be constant
+        return GradientInduction(layout.sorted_irreps, chosen.width, invariants, form=chosen.form, norm=norm)
 
     def _gain(self, layout: FrameLayout) -> nn.Parameter:
         return nn.Parameter(torch.full((layout.num_channels,), self.induction.gain), self.induction.gain_learned)

@@ -126,7 +126,7 @@ def description_beside(checkpoint: Path, state: Mapping[str, Tensor], source: Pa
     folder = checkpoint.parent / "src" if source is None else source
     call, info = _network_call(folder / "build_model.py"), _dataset_info(folder / "dataset_info.json")
     try:
-        for name in ("use_sbf", "only_ij", "no_parity", "if_sort_irreps"):
+        for name in ("use_sbf", "only_ij", "no_parity", "if_sort_irreps", "selftp"):
             if call.get(name):
                 raise CheckpointError(f"{folder}: expected a network with {name} = False, found True; not supported")
         if call["irreps_mid_node"] != call["irreps_mid_edge"] or call["irreps_embed_node"] != call["irreps_edge_init"]:

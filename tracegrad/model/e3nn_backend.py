@@ -78,7 +78,7 @@ class E3nnDeepHE3(DeepHE3):
             nodes = layers.node_updates[k](nodes, edges, harmonics, basis, one_hot, graph.batch, graph, weights)
             edges = layers.edge_updates[k](nodes, edges, harmonics, basis, pair_one_hot, batch, graph)
             if self.has_invariants:
-                z, v = layers.inductions[k](edges, self.inductions[k], self.induction.operator, self.training)
+                z, v = layers.inductions[k](edges, self.inductions[k], self.induction.operator)
                 invariants.append(z)
                 if self.induction.operator:
                     edges = edges + v * layers.by_channel(self.gains[k], k + 1)
@@ -283,9 +283,7 @@ class E3nnInduction(nn.Module):
             return induction.head.value(form.mixing(squares))
         return induction.head.value(self.tp(edges, edges, self.full_weight(form)))
 
-    def forward(
-        self, edges: Tensor, induction: GradientInduction, operator: bool, training: bool
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, edges: Tensor, induction: GradientInduction, operator: bool) -> tuple[Tensor, Tensor]:
         """``z`` and ``v`` of features in the global frame, ``(E, dim)``; without operator ``v`` is the input."""
         if not operator:
             return self.value(edges, induction), edges
@@ -293,7 +291,7 @@ class E3nnInduction(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             leaf = edges if edges.requires_grad else edges.clone().requires_grad_()
             z = self.value(leaf, induction)
-            (v,) = torch.autograd.grad(z.sum(), leaf, create_graph=record and training)
+            (v,) = torch.autograd.grad(z.sum(), leaf, create_graph=record)
         return z, v
 
 

@@ -193,6 +193,6 @@ class GradientInduction(nn.Module):
         """``v`` by automatic differentiation of ``z``: the oracle of the closed form."""
         with torch.enable_grad():
             leaf = features if features.requires_grad else features.detach().requires_grad_()
-            z = self.invariants(self.layout.split(self.layout.permute(leaf)))
+            z = self.invariants(self.layout.split(self.layout.permute(leaf.reshape(-1, features.shape[-1]))))
             (v,) = torch.autograd.grad(z.sum(), leaf, create_graph=True)
         return v

@@ -20,10 +20,18 @@ class InvariantHead(nn.Module):
         hidden: width of the hidden layer.
         width_out: channels of ``z``.
         norm: False leaves the layer norms out.
+
+    Raises:
+        ValueError: a layer norm over one channel, which is constant.
     """
 
     def __init__(self, width_in: int, hidden: int, width_out: int, norm: bool = True) -> None:
         super().__init__()
+        if norm and min(hidden, width_out) < 2:
+            raise ValueError(
+                f"InvariantHead: expected at least 2 channels below a layer norm, found hidden={hidden}, "
+                f"width_out={width_out}: the norm of one channel is constant. Widen it, or pass norm=False."
+            )
         self.linear1, self.norm1 = nn.Linear(width_in, hidden), nn.LayerNorm(hidden) if norm else None
         self.linear2, self.norm2 = nn.Linear(hidden, width_out), nn.LayerNorm(width_out) if norm else None
 

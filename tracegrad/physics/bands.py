@@ -167,7 +167,7 @@ def band_structure(
         else:
             pair = hamiltonian.sparse(k), overlap.sparse(k)
             states.append(solve_sparse(*pair, count=count, energy=float(fermi or 0.0), judge_overlap=judged))
-    smallest = float(np.nanmin([state.smallest for state in states]))
+    smallest = min((state.smallest for state in states if np.isfinite(state.smallest)), default=float("nan"))
     if count is not None and smallest < smallest_overlap:
         warnings.warn(
             f"ill-conditioned overlap: smallest eigenvalue of S(k) {smallest:.2e}; with sparse matrices no direction "

@@ -34,7 +34,7 @@ def _from_zero(l: int) -> ShellOrder:
 
 def _with_phase(order: ShellOrder) -> ShellOrder:
     """The same order with the Condon-Shortley factor (-1)^m."""
-    return [(m, sign * (-1) ** m) for m, sign in order]
+    return [(m, sign * (-1) ** abs(m)) for m, sign in order]
 
 
 def _openmx(l: int) -> ShellOrder:

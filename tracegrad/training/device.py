@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from tracegrad.config import TrainingConfig
 from tracegrad.errors import ConfigError
@@ -43,6 +42,8 @@ def process_rank(training: TrainingConfig) -> int:
         return 0
     if "RANK" in os.environ:
         return _environment_number("RANK")
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # a second to import, and seldom needed
+
     if SLURMEnvironment.detect():  # started by srun, not in a shell that it has opened
         return _environment_number("SLURM_PROCID")
     return _environment_number("NODE_RANK", "GROUP_RANK") * training.devices + _environment_number("LOCAL_RANK")

@@ -107,13 +107,13 @@ class ResumeState(Callback):
         """Take the random states back.
 
         Raises:
-            ConfigError: the structures, or their subsets, are not those that the run began with.
+            ConfigError: the names of the structures, or their subsets, are not those that the run began with.
         """
         begun = checkpoint.get("split_sha256", self.data)  # states of earlier versions lack it
         if begun != self.data:
             raise ConfigError(
-                f"{self.path}: the run began with the structures of split {begun}, found {self.data}; bring the data "
-                "back, or give another --out"
+                f"{self.path}: the run began with the split {begun}, found {self.data}; bring the data back, or give "
+                "another --out"
             )
         set_random_states(checkpoint["random_states"])
 

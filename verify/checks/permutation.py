@@ -21,10 +21,7 @@ def node_permutation(context: Context) -> CheckResult:
     if not subject.has_points:
         raise NotApplicable("no input is a set of points")
     if rows < 2:
-        raise NotApplicable(
-            "the inputs do not share their rows: expected points (N, 3) of one structure and, beside them, tensors "
-            "whose first axis alone counts them"
-        )
+        raise NotApplicable(subject.rows_reason(context.states[0]) if rows == 0 else "one point cannot be permuted")
     states, base = context.first(min(TRIALS, len(context.states)))
     if any(len(column[0]) != rows and len(column[0]) % rows == 0 and len(column[0]) for column in base):
         raise NotApplicable("an output has several rows per point: their order is not known")

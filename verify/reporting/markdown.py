@@ -59,7 +59,7 @@ def to_markdown(report: Report) -> str:
     """
     sign = _SIGNS.get(report.verdict.value, "❌")
     parts = [
-        f"## {sign} Equivariance of `{report.target}`: {report.sentence}",
+        f"## {sign} Equivariance of `{_cell(report.target)}`: {report.sentence}",
         f"{report.noise_floor.line()}.",
     ]
     header = ["verdict", "check", "error", "tolerance", "margin", "trials", "message"]
@@ -87,7 +87,7 @@ def to_markdown(report: Report) -> str:
         if check.details.get("outcomes"):
             parts += ["### Kill matrix", kill_matrix_markdown(matrix_of(check))]
     if report.skipped:
-        parts.append("Skipped: " + "; ".join(f"`{name}` ({reason})" for name, reason in report.skipped.items()))
+        parts.append("Skipped: " + "; ".join(f"`{name}` ({_cell(reason)})" for name, reason in report.skipped.items()))
     if "rule_of_three" in report.statistics:
         parts.append(str(report.statistics["rule_of_three"]))
     settings = {**report.settings, **report.environment}

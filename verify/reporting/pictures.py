@@ -102,7 +102,7 @@ def error_per_irrep(report: Report) -> Figure | None:
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     _log_axis(axes, "relative error; red: smallest tolerance of the block")
-    axes.set_title(f"{report.target}: error per irrep ({report.verdict})")
+    axes.set_title(_plain(f"{report.target}: error per irrep ({report.verdict})"))
     axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
@@ -144,7 +144,7 @@ def error_against_depth(modules: Sequence[ModuleError], title: str) -> Figure | 
     axes.set_yscale("log")
     axes.grid(axis="y", alpha=0.3)
     axes.set_ylabel("relative error")
-    axes.set_title(title)
+    axes.set_title(_plain(title))
     axes.legend(fontsize=8)
     return figure
 
@@ -167,7 +167,7 @@ def error_against_layers(errors: Sequence[Sequence[float]], title: str) -> Figur
     axes.set_yscale("log")
     axes.set_xlabel("layers")
     axes.set_ylabel("relative error")
-    axes.set_title(title)
+    axes.set_title(_plain(title))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     return figure
@@ -229,3 +229,8 @@ def draw_report(report: Report, folder: Path) -> dict[str, Path]:
     if depth is not None:
         drawn |= save(depth, folder, "error_against_depth")
     return drawn
+
+
+def _plain(text: str) -> str:
+    """Text in which no dollar starts a formula."""
+    return text.replace("$", "\\$")

@@ -47,7 +47,11 @@ def fingerprint(*parts: str) -> str:
 def _result(
     report: Report, check: CheckResult, module: ModuleError | None, rule: Rule, index: int, root: Path
 ) -> dict[str, Any]:
-    text = f"{check.name}: {check.verdict}, relative error {check.error:.2e} above the tolerance {check.tolerance:.2e}."
+    text = f"{check.name}: {check.verdict}."
+    if check.error > check.tolerance:
+        unit = str(check.details.get("unit", ""))
+        figures = f"{check.error:.2e} above the tolerance {check.tolerance:.2e}"
+        text = f"{check.name}: {check.verdict}, {'error' if unit else 'relative error'} {figures} {unit}".rstrip() + "."
     if check.message:
         text += f" {check.message}."
     if module is not None:

@@ -31,6 +31,8 @@ def _branch(width_in: int, width: int) -> nn.Sequential:
 class TransformerBlock(nn.Module):
     r"""Attention over the edges that enter a node, then new node and edge features (method.md, Section 6).
 
+    The residual of the feed-forward part goes around both of its linear maps.
+
     .. math:: a_{st} = \mathrm{softmax}_{s \to t}\Big(\mathrm{clip}\frac{\langle q, k \rangle}{\sqrt{d_h}}\Big), \qquad
               (q, k, v) = L\,[n_s \| e_{st} \| n_t]
 

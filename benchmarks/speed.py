@@ -133,7 +133,7 @@ def authors_operator(repeats: int, device: str = "cpu", edges: int = AUTHORS_EDG
         z, blocks = induction.in_frame(layout.split(leaf))
         return z, layout.flatten(blocks)
 
-    both = {"closed": step(closed), "autograd": step(lambda leaf: oracle(leaf, induction, True, True))}
+    both = {"closed": step(closed), "autograd": step(lambda leaf: oracle(leaf, induction, True))}
     times = rounds(both, max(3, repeats // 2), device)
     per_edge = {f"{name}_us_per_edge": 1e6 * times.median(name) / edges for name in times.seconds}
     return {**per_edge, "ratio": times.ratio("autograd", "closed")}

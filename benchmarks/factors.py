@@ -2,7 +2,8 @@
 
 Each condition of ``factors.yaml`` holds for the baseline and for the method alike, with the same steps and seeds, and
 only validation data are looked at. A condition about the method alone leaves the baseline as it is, which is then not
-trained again. Trainings that are complete are not repeated, interrupted ones go on.
+trained again. ``--factors benchmarks/factors_paper.yaml`` starts from the published recipe and adds one part of ours at
+a time. Trainings that are complete are not repeated, interrupted ones go on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 from benchmarks.convergence import Case, run
 from benchmarks.environment import environment
 from benchmarks.plan import FIRST_SEED
-from benchmarks.trials import read_trials
+from benchmarks.trials import START, read_trials
 from tracegrad.atomic import atomic_write
 from tracegrad.errors import TracegradError
 
@@ -63,20 +64,23 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--factors", type=Path, default=FACTORS, metavar="FILE", help="YAML: name -> changes")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this factor (repeatable)")
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
-    parser.add_argument("--work", type=Path, default=Path("reports/out/factors"), help="folder of the trainings")
+    parser.add_argument("--work", type=Path, help="folder of the trainings (default reports/out/ and the name of FILE)")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then write JSON, table and plot."""
     options = make_parser().parse_args(arguments)
+    options.work = options.work or Path("reports/out", options.factors.stem)
     settings = options.settings.split(",")
     try:
         found: list[Factor] = []
+        start = read_trials(options.factors, []).get(START, ())
         for name, overrides in read_trials(options.factors, options.only).items():
-            errors = {setting: _errors(setting, name, overrides, options) for setting in settings}
-            found.append(Factor(name, overrides, errors))
-            write(options.out / f"factors_{options.dataset}.json", options, settings, found)
+            factor = Factor(UNCHANGED if name == START else name, overrides, {})
+            errors = {setting: _errors(setting, factor, start, options) for setting in settings}
+            found.append(replace(factor, errors=errors))
+            write(options.out / f"{options.factors.stem}_{options.dataset}.json", options, settings, found)
     except TracegradError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -84,16 +88,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _errors(setting: str, name: str, overrides: Sequence[str], options: argparse.Namespace) -> tuple[float, ...]:
+def _errors(setting: str, factor: Factor, start: Sequence[str], options: argparse.Namespace) -> tuple[float, ...]:
     """Last validation error of every seed, meV; the baseline is trained without the changes that do not touch it."""
+    name, overrides = factor.name, factor.overrides
     if setting == options.settings.split(",")[0]:
-        overrides = [text for text in overrides if not text.startswith(OF_THE_METHOD)]
+        start, overrides = _of_the_baseline(start), _of_the_baseline(overrides)
+        name = UNCHANGED if overrides == start else name
     errors = []
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         changes = (f"training.max_steps={options.steps}", f"training.seed={seed}", *overrides)
-        case = Case(options.dataset, setting, "fast", 0.0, changes, f"{name if overrides else UNCHANGED}, seed {seed}")
+        case = Case(options.dataset, setting, "fast", 0.0, changes, f"{name}, seed {seed}")
         errors.append(float(run(case, options)["final_val_mae_mev"]))
     return tuple(errors)
+
+
+def _of_the_baseline(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if not text.startswith(OF_THE_METHOD))
 
 
 def write(target: Path, options: argparse.Namespace, settings: Sequence[str], factors: Sequence[Factor]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks.convergence import Case, configuration, make_parser
 from benchmarks.factors import FACTORS, OF_THE_METHOD, UNCHANGED, Factor, draw, main, table
-from benchmarks.trials import read_trials
+from benchmarks.trials import START, read_trials
 from tracegrad.config import load_config
 from tracegrad.data import load_dataset
 from tracegrad.model import build_model
@@ -56,6 +56,31 @@ def test_a_condition_of_the_method_alone_is_compared_with_the_unchanged_baseline
     assert (tmp_path / "out" / "factors_MG.png").stat().st_size > 1000
 
 
+def test_every_condition_stands_on_top_of_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The start is a row of its own, and the baseline of what concerns the method alone."""
+    norm, gain = "model.norm=graph", "model.operator_gain=1.0"
+    (tmp_path / "conditions.yaml").write_text(
+        "start: {model.norm: graph, model.operator_gain: 1.0}\n"
+        "squares: {training.trace_loss: mse}\n"
+        "wide: {model.embed_dim: 32}\n"
+    )
+    for name, setting, change, error in (
+        ("MG_DeepHE3_recipe_as_it_is_seed_42", SETTINGS[0], (norm,), 2.0),
+        ("MG_DeepHE3_wide_seed_42", SETTINGS[0], (norm, "model.embed_dim=32"), 4.0),
+        ("MG_DeepHE3_TraceGrad_recipe_as_it_is_seed_42", SETTINGS[1], (norm, gain), 1.0),
+        ("MG_DeepHE3_TraceGrad_squares_seed_42", SETTINGS[1], (norm, gain, "training.trace_loss=mse"), 3.0),
+        ("MG_DeepHE3_TraceGrad_wide_seed_42", SETTINGS[1], (norm, gain, "model.embed_dim=32"), 5.0),
+    ):
+        leave(tmp_path / "work", name, setting, change, error)
+    folders = ["--factors", str(tmp_path / "conditions.yaml"), "--out", str(tmp_path), "--work", str(tmp_path / "work")]
+    assert main(["--settings", ",".join(SETTINGS), *folders]) == 0
+    printed = capsys.readouterr().out
+    assert "| recipe as it is | 2.000 | 1.000 (-50.0 %) |" in printed
+    assert "| squares | 2.000 | 3.000 (+50.0 %) |" in printed
+    assert "| wide | 4.000 | 5.000 (+25.0 %) |" in printed
+    assert (tmp_path / "conditions_MG.json").is_file()
+
+
 def test_a_training_that_fails_ends_the_study(command: list[str], tmp_path: Path) -> None:
     """Control: without a record the training is started, and here it cannot succeed."""
     (tmp_path / "work" / "MG_DeepHE3_wide_seed_42" / "run.json").unlink()
@@ -69,12 +94,15 @@ def test_repeats_are_shown_with_their_spread() -> None:
     assert len(draw(SETTINGS, [factor], "MG").axes[0].lines) == 3  # mean, seeds, zero
 
 
-def test_every_factor_is_a_change_that_the_configuration_accepts() -> None:
-    factors = read_trials(FACTORS, [])
-    start = load_config(preset="bundled", dataset="MG", overrides=["training.max_steps=400"])
-    for name, overrides in factors.items():
-        config = load_config(preset="bundled", dataset="MG", overrides=["training.max_steps=400", *overrides])
-        assert (config == start) == (name == UNCHANGED)
+@pytest.mark.parametrize("file", [FACTORS, FACTORS.with_name("factors_paper.yaml")], ids=lambda file: file.stem)
+def test_every_factor_is_a_change_that_the_configuration_accepts(file: Path) -> None:
+    factors = read_trials(file, [])
+    unchanged = START if START in factors else UNCHANGED
+    start, *others = (
+        load_config(preset="bundled", dataset="MG", overrides=["training.max_steps=400", *factors[name]])
+        for name in (unchanged, *factors)
+    )
+    assert [name for name, config in zip(factors, others, strict=True) if config == start] == [unchanged]
 
 
 def test_conditions_of_the_method_do_not_change_the_baseline() -> None:

@@ -102,6 +102,20 @@ def test_precedence_is_recipe_then_file_then_dataset_then_setting_then_overrides
     assert load_config(file, overrides=["recipe=paper"]).training.schedule == "slippery_slope"
 
 
+def shadowed(preset: str, recipe: str) -> list[str]:
+    """Keys of the network that a recipe names and a preset changes."""
+    wanted = read_yaml(PRESET_FOLDER / "recipes" / f"{recipe}.yaml")["model"]
+    found = load_config(preset=preset, overrides=[f"recipe={recipe}"]).model
+    return sorted(key for key, value in wanted.items() if getattr(found, key) != value)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_recipe_is_trained_as_it_is_written(recipe: str) -> None:
+    """No preset but the smallest narrows what belongs to the method: a published operator has its published width."""
+    assert shadowed("bundled", recipe) == shadowed("published", recipe) == []
+    assert shadowed("smoke", recipe) == ["operator_width", "trace_width"]  # control: the preset that does
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

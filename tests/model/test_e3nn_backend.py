@@ -18,7 +18,7 @@ Maker = Callable[..., Any]
 TINY = NetworkSizes("4x0e+3x1o+2x2e", 4, 2, 2, 4.0, 6, "none")
 GRAPH_NORM = replace(TINY, norm="graph")
 PACKED = Induction(True, True, "packed", 7, trace_width=8)
-LOW_RANK = Induction(True, False, "low_rank", 7, gain=0.3, gain_learned=True)
+LOW_RANK = Induction(True, False, "low_rank", 7, rank=3, gain=0.3, gain_learned=True)
 
 CASES = {
     "MG packed operator": ("MG", GRAPH_NORM, PACKED, True, True),

@@ -73,6 +73,7 @@ class ModelConfig:
         choices=("packed", "low_rank"),
     )
     operator_width: int = option(1024, "Channels of u (authors: 1024).", low=2)
+    operator_rank: int = option(1, "With 'low_rank': projections per channel of f.", low=1)
     operator_norm: bool = option(True, "Layer norms in s_nonlin, the map from u to z (paper: yes).")
     operator_gain: float = option(1.0, "Factor of v in o = f + gain·v at the start of training (paper: 1).")
     operator_gain_learned: bool = option(False, "Train the gain, one per irrep of f.")

@@ -40,6 +40,7 @@ class NetworkConfig(Protocol):
     backend: str
     operator: str
     operator_width: int
+    operator_rank: int
     operator_norm: bool
     operator_gain: float
     operator_gain_learned: bool
@@ -84,6 +85,7 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         trace=trace,
         form=config.operator,
         width=config.operator_width,
+        rank=config.operator_rank,
         norm=config.operator_norm,
         gain=config.operator_gain,
         gain_learned=config.operator_gain_learned,

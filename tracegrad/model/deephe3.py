@@ -59,6 +59,7 @@ class Induction:
         trace: supervise ``z`` by the trace labels (+Trace).
         form: ``"packed"`` or ``"low_rank"``.
         width: channels of ``u``.
+        rank: with ``"low_rank"``, projections per channel of ``f``.
         norm: layer norms in ``s_nonlin``.
         gain: factor of ``v`` at the start.
         gain_learned: train the factor, one per channel of ``f``.
@@ -69,6 +70,7 @@ class Induction:
     trace: bool = False
     form: str = "packed"
     width: int = 1024
+    rank: int = 1
     norm: bool = True
     gain: float = 1.0
     gain_learned: bool = False
@@ -139,7 +141,9 @@ class DeepHE3(nn.Module):
     def _induction(self, layout: FrameLayout) -> GradientInduction:
         chosen, invariants = self.induction, self.targets.num_channels
         norm = chosen.norm and invariants > 1  # of one channel it would be constant
-        return GradientInduction(layout.sorted_irreps, chosen.width, invariants, form=chosen.form, norm=norm)
+        return GradientInduction(
+            layout.sorted_irreps, chosen.width, invariants, form=chosen.form, norm=norm, rank=chosen.rank
+        )
 
     def _gain(self, layout: FrameLayout) -> nn.Parameter:
         return nn.Parameter(torch.full((layout.num_channels,), self.induction.gain), self.induction.gain_learned)

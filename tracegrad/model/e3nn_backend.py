@@ -259,7 +259,8 @@ class E3nnInduction(nn.Module):
             self.norm = math.sqrt(sum(mul * mul for mul, _ in irreps))
         else:
             self.projection = _linear(induction.quadratic.projection)
-            self.tp = o3.ElementwiseTensorProduct(irreps, irreps, ["0e"])
+            projected = induction.quadratic.projected.sorted_irreps
+            self.tp = o3.ElementwiseTensorProduct(projected, projected, ["0e"])
             self.norm = 1.0
 
     def full_weight(self, form: PackedForm) -> Tensor:

@@ -25,6 +25,7 @@ from tracegrad.model.layers.constant import Constant
 from tracegrad.model.layers.linear import EquivariantLinear
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
 
+FORMS = ("low_rank", "packed")
 LowRankCache = tuple[list[Tensor], FrameBlocks]  # matrices of the projection, projected features
 
 
@@ -76,27 +77,29 @@ class PackedForm(nn.Module):
 
 
 class LowRankForm(nn.Module):
-    r"""``W^k`` as a sum of squares of shared projections, one per channel of ``f``.
+    r"""``W^k`` as a sum of squares of shared projections, ``rank`` per channel of ``f``.
 
     .. math:: p^l = A^l f^l, \qquad q^l_r = \frac{|p^l_r|^2}{2l+1}, \qquad u_k = \sum_{l r} M_{k, lr}\, q^l_r
 
     Args:
         layout: channels of ``f``.
         width: channels of ``u``.
+        rank: projections per channel of ``f``.
     """
 
-    def __init__(self, layout: FrameLayout, width: int) -> None:
+    def __init__(self, layout: FrameLayout, width: int, rank: int = 1) -> None:
         super().__init__()
         self.layout = layout
-        self.projection = EquivariantLinear(layout, layout, bias=False)
-        self.mixing = nn.Linear(layout.num_channels, width, bias=False)
-        self.inverse_dims = Constant(1.0 / (2.0 * layout.degrees.double() + 1.0))
+        self.projected = FrameLayout(Irreps([(rank * mul, ir) for mul, ir in layout.sorted_irreps]))
+        self.projection = EquivariantLinear(layout, self.projected, bias=False)
+        self.mixing = nn.Linear(self.projected.num_channels, width, bias=False)
+        self.inverse_dims = Constant(1.0 / (2.0 * self.projected.degrees.double() + 1.0))
 
     def forward(self, blocks: FrameBlocks) -> tuple[Tensor, LowRankCache]:
         """``u`` of shape ``(rows, width)`` and what :meth:`pull_back` needs."""
         matrices = self.projection.matrices()
         projected = [block @ matrix for block, matrix in zip(blocks, matrices, strict=True)]
-        squares = channel_squares(projected, self.layout.starts)
+        squares = channel_squares(projected, self.projected.starts)
         return squares @ self.scaled_mixing().T, (matrices, projected)
 
     def pull_back(self, g: Tensor, cache: LowRankCache) -> FrameBlocks:
@@ -118,7 +121,7 @@ class LowRankForm(nn.Module):
         return weight * self.inverse_dims.like(weight)
 
     def _scaled(self, g: Tensor, cache: LowRankCache) -> FrameBlocks:
-        return scale_channels(cache[1], g @ (2 * self.scaled_mixing()), self.layout.starts)
+        return scale_channels(cache[1], g @ (2 * self.scaled_mixing()), self.projected.starts)
 
 
 class GradientInduction(nn.Module):
@@ -131,6 +134,7 @@ class GradientInduction(nn.Module):
         form: ``"packed"`` for the authors' full symmetric ``W``, ``"low_rank"`` for squares of projections.
         hidden: width of the hidden layer of ``s_nonlin``, by default ``width``.
         norm: layer norms in ``s_nonlin``; False leaves them out.
+        rank: with ``"low_rank"``, projections per channel of ``f``.
 
     Example:
         >>> operator = GradientInduction("8x0e+4x1o", width=16, num_invariants=5)
@@ -147,14 +151,16 @@ class GradientInduction(nn.Module):
         form: str = "low_rank",
         hidden: int | None = None,
         norm: bool = True,
+        rank: int = 1,
     ) -> None:
         super().__init__()
-        forms: dict[str, type[PackedForm] | type[LowRankForm]] = {"packed": PackedForm, "low_rank": LowRankForm}
-        if form not in forms:
-            raise ValueError(f"form: expected one of {sorted(forms)}, found {form!r}")
+        if form not in FORMS:
+            raise ValueError(f"form: expected one of {list(FORMS)}, found {form!r}")
         self.irreps_in = self.irreps_out = Irreps(irreps)
         self.layout = FrameLayout(self.irreps_in)
-        self.quadratic = forms[form](self.layout, width)
+        self.quadratic = (
+            LowRankForm(self.layout, width, rank) if form == "low_rank" else PackedForm(self.layout, width)
+        )
         self.head = InvariantHead(width, width if hidden is None else hidden, num_invariants, norm)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from tracegrad.so3 import random_rotation, wigner_D_irreps
 IRREPS = "5x0e+2x0o+4x1o+2x1e+3x2e+2x3o"
 
 
-def operator_of(form: str, width: int = 6, invariants: int = 4, norm: bool = True) -> GradientInduction:
+def operator_of(form: str, norm: bool = True, rank: int = 1) -> GradientInduction:
     """Return an operator with all weights away from zero and one."""
     torch.manual_seed(3)
-    operator = GradientInduction(IRREPS, width, invariants, form=form, norm=norm).double()
+    operator = GradientInduction(IRREPS, 6, 4, form=form, norm=norm, rank=rank).double()
     with torch.no_grad():
         for parameter in operator.parameters():
             parameter += 0.2 * torch.randn_like(parameter)
@@ -26,11 +26,10 @@ def features_of(operator: GradientInduction, rows: int = 7) -> torch.Tensor:
     return torch.randn(rows, operator.irreps_in.dim, dtype=torch.float64)
 
 
-@pytest.fixture(params=[("packed", True), ("low_rank", True), ("low_rank", False)])
+@pytest.fixture(params=[("packed", True, 1), ("low_rank", True, 1), ("low_rank", False, 1), ("low_rank", True, 3)])
 def operator(request: pytest.FixtureRequest) -> GradientInduction:
-    """Run the test for both forms of W, and without the layer norms of ``s_nonlin``."""
-    form, norm = request.param
-    return operator_of(form, norm=norm)
+    """Run the test for both forms of W, without the layer norms of ``s_nonlin``, and with several projections."""
+    return operator_of(*request.param)
 
 
 def growth_of_invariants(operator: GradientInduction) -> float:
@@ -99,6 +98,17 @@ def test_invariants_alone_are_those_of_the_operator(operator: GradientInduction)
     features = features_of(operator)
     blocks = operator.layout.split(operator.layout.permute(features))
     assert torch.allclose(operator.invariants(blocks), operator(features)[0], rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize(("rank", "independent"), [(1, 2), (2, 3)])
+def test_projections_bound_the_forms_that_u_can_be(rank: int, independent: int) -> None:
+    """Of two vectors there are three symmetric forms: one projection per vector gives two, two give all."""
+    torch.manual_seed(3)
+    operator = GradientInduction("2x1o", 5, 2, rank=rank).double()
+    a = torch.eye(3, dtype=torch.float64)[0]
+    features = torch.stack([torch.cat([x * a, y * a]) for x, y in ((1, 0), (0, 1), (1, 1), (1, -1))])
+    u, _ = operator.quadratic(operator.layout.split(operator.layout.permute(features)))
+    assert torch.linalg.matrix_rank(u.T, rtol=1e-10) == independent
 
 
 def test_packed_form_is_the_symmetric_bilinear_form() -> None:

@@ -158,9 +158,7 @@ class GradientInduction(nn.Module):
             raise ValueError(f"form: expected one of {list(FORMS)}, found {form!r}")
         self.irreps_in = self.irreps_out = Irreps(irreps)
         self.layout = FrameLayout(self.irreps_in)
-        self.quadratic = (
-            LowRankForm(self.layout, width, rank) if form == "low_rank" else PackedForm(self.layout, width)
-        )
+        self.quadratic = LowRankForm(self.layout, width, rank) if form == "low_rank" else PackedForm(self.layout, width)
         self.head = InvariantHead(width, width if hidden is None else hidden, num_invariants, norm)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:

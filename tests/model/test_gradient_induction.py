@@ -133,6 +133,11 @@ def test_unknown_form_raises() -> None:
         GradientInduction(IRREPS, 4, 4, form="full")
 
 
+def test_no_projection_at_all_raises() -> None:
+    with pytest.raises(ValueError, match="at least one projection per channel, found 0"):
+        GradientInduction(IRREPS, 4, 4, rank=0)
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (3, 2), (2, 1, 3)])
 def test_rows_may_have_any_leading_axes(operator: GradientInduction, shape: tuple[int, ...]) -> None:
     features = torch.randn(*shape, operator.irreps_in.dim, dtype=torch.float64)

@@ -156,6 +156,8 @@ class GradientInduction(nn.Module):
         super().__init__()
         if form not in FORMS:
             raise ValueError(f"form: expected one of {list(FORMS)}, found {form!r}")
+        if rank < 1:
+            raise ValueError(f"rank: expected at least one projection per channel, found {rank}")
         self.irreps_in = self.irreps_out = Irreps(irreps)
         self.layout = FrameLayout(self.irreps_in)
         self.quadratic = LowRankForm(self.layout, width, rank) if form == "low_rank" else PackedForm(self.layout, width)

@@ -113,10 +113,10 @@ class Ledger:
                     "unknown; give another --out"
                 )
             return
-        theirs, ours = held.get("conditions"), self.conditions.to_dict()
-        if theirs != ours:
-            before = theirs if isinstance(theirs, dict) else {}
-            keys = [key for key in ours if before.get(key) != ours[key]]
+        before, ours = held.get("conditions"), self.conditions.to_dict()
+        before = before if isinstance(before, dict) else {}
+        keys = [key for key in ours if _in_any_order(before.get(key)) != _in_any_order(ours[key])]
+        if keys:
             found = "; ".join(f"{key}: expected {ours[key]!r}, found {before.get(key)!r}" for key in keys)
             raise ConfigError(f"{self.out} holds another run grid ({found}); give another --out")
         if not resume:
@@ -255,6 +255,11 @@ def read_curve(path: Path) -> dict[str, list[float | None]]:
         rows = [row for row in csv.DictReader(stream) if row.get("val_loss")]
     names = ("step", "epoch", "seconds", "train_loss", "val_loss", "val_mae")
     return {name: [_finite(row.get(name)) for row in rows] for name in names}
+
+
+def _in_any_order(condition: Any) -> Any:
+    """Overrides as what they set, the last of each key; anything else as it is."""
+    return dict(str(text).partition("=")[::2] for text in condition) if isinstance(condition, list) else condition
 
 
 def _finite(text: str | None) -> float | None:

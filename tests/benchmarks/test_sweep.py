@@ -150,6 +150,21 @@ def test_a_folder_with_another_grid_is_refused(
     assert notes("starts") == ["MG DeepHE3 42"]
 
 
+def test_a_grid_is_resumed_with_its_changes_in_another_order_but_not_with_others(
+    tmp_path: Path, trainer: Trainer, notes: Notes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def run(*changes: str) -> int:
+        words = [word for change in changes for word in ("--set", change)]
+        return main(arguments(tmp_path / "out", "--settings", "DeepHE3", "--resume", *words), trainer())
+
+    assert run("training.warmup_steps=7", "training.lambda_trace=0.1") == 0
+    assert run("training.lambda_trace=0.1", "training.warmup_steps=7") == 0
+    assert run("training.warmup_steps=9", "training.warmup_steps=7", "training.lambda_trace=0.1") == 0
+    assert notes("starts") == ["MG DeepHE3 42"]
+    assert run("training.warmup_steps=7", "training.warmup_steps=9", "training.lambda_trace=0.1") == 2
+    assert "holds another run grid" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize("kind", ["runs", "file"])
 def test_a_folder_of_unknown_origin_is_refused(
     tmp_path: Path, trainer: Trainer, kind: str, capfd: pytest.CaptureFixture[str]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from tracegrad.config import (
     RECIPES,
     SETTINGS,
     Config,
+    changed_keys,
     config_from_dict,
     load_config,
     merge,
@@ -180,6 +183,27 @@ def test_wrong_files_are_refused_by_name(file: Path, text: str, message: str) ->
         load_config(file)
     assert "my.yaml" in str(error.value)
     assert len(str(error.value)) < 2000
+
+
+def test_a_file_that_names_a_preset_changes_that_preset(file: Path) -> None:
+    file.write_text("preset: smoke\nmodel: {r_max: 6.5}\ntraining: {epochs: 9}\n", encoding="utf-8")
+    found, preset = load_config(file, dataset="BT"), load_config(preset="smoke", dataset="BT")
+    assert preset.model.r_max == 9.0  # for BT, in a section of the preset
+    assert changed_keys(preset, found) == ["model.r_max: 9.0 -> 6.5", "training.epochs: 4 -> 9"]
+    file.write_text("model: {r_max: 6.5}\ntraining: {epochs: 9}\n", encoding="utf-8")
+    plain = load_config(file, dataset="BT")  # control: without the name it is the recipe alone
+    assert (plain.recipe, plain.model.num_blocks) != (found.recipe, found.model.num_blocks)
+    file.write_text("preset: smok\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"unknown preset 'smok'\. Did you mean 'smoke'"):
+        load_config(file)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_written_configuration_of_a_run_is_read_as_it_is(file: Path, preset: str) -> None:
+    for key, setting in itertools.product(("MG", "BT", "BS"), ("DeepHE3", "DeepHE3+Grad", "HarmoSE")):
+        config = load_config(preset=preset, dataset=key, setting=setting, overrides=["epochs=3", "r_max=5.5"])
+        file.write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
+        assert load_config(file) == config
 
 
 def test_unreadable_files_are_refused(file: Path, tmp_path: Path) -> None:

@@ -45,11 +45,11 @@ def load_config(
 ) -> Config:
     """Put a configuration together.
 
-    Later wins: defaults, recipe, file or preset (with its sections for the database and the setting), the arguments,
+    Later wins: defaults, recipe, preset, file (each with its sections for the database and the setting), the arguments,
     `overrides`.
 
     Args:
-        file: YAML file of one's own.
+        file: YAML file of one's own; with ``preset: NAME`` it changes that preset.
         preset: a file that comes with the package: smoke, bundled, published.
         dataset: key of the database.
         setting: row of the paper's tables.
@@ -66,8 +66,8 @@ def load_config(
         raise ConfigError(f"expected a configuration file or a preset, found both ({file}, {preset}); leave one out")
     where = str(file) if file is not None else f"preset {preset}" if preset else "configuration"
     try:
-        content = read_yaml(Path(file)) if file is not None else read_preset(preset) if preset else {}
-        arguments: dict[str, Any] = {"preset": preset} if preset else {}
+        content = read_yaml(Path(file)) if file is not None else {"preset": preset} if preset else {}
+        arguments: dict[str, Any] = {}
         named = (("data", "dataset", dataset), ("data", "source", source), ("model", "setting", setting))
         for section, key, value in named:
             if value is not None:
@@ -208,11 +208,14 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Config:
-    """Recipe, then the file, then what was given by hand."""
-    keys = merge(content, given)
+    """Recipe, then the preset that the file names, then the file, then what was given by hand."""
+    name = content.get("preset") or ""
+    preset = read_preset(_shown(name, str)) if name else {}
+    keys = merge(merge(preset, content), given)
     dataset = _text_at(keys, "data", "dataset", DataConfig().dataset)
     setting = _text_at(keys, "model", "setting", ModelConfig().setting)
-    resolved = merge(_apply_sections(content, (dataset, setting), where), given)
+    resolved = _apply_sections(preset, (dataset, setting), f"preset {name}")
+    resolved = merge(merge(resolved, _apply_sections(content, (dataset, setting), where)), given)
     recipe = resolved.get("recipe", RECIPES[0])
     if recipe not in RECIPES:
         raise ConfigError(f"{where}: unknown recipe {_shown(recipe)}. {did_you_mean(_shown(recipe, str), RECIPES)}")

@@ -164,7 +164,7 @@ class TrainingConfig:
 class Config:
     """One run."""
 
-    preset: str = option("", "Name of the preset it came from; empty for a file of one's own.")
+    preset: str = option("", "Preset that it starts from: smoke, bundled or published; empty for the recipe alone.")
     recipe: str = option("paper", "Everything about training that is not the method.", choices=RECIPES)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

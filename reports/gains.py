@@ -87,18 +87,17 @@ def read_gains(folder: Path) -> list[Gain]:
     for comparison, members in by_comparison(load_records(folder / "runs")).items():
         for table in build_tables(comparison, members, {}):
             rows = {(row.dataset, row.subset, row.method): row for row in table.rows}
-            pairs = [(rows.get((*where, BASELINE)), rows.get((*where, METHOD))) for where in table.layout.columns]
-            gains += [_gain(without, with_it) for without, with_it in pairs if without and with_it and _both(with_it)]
+            for where in table.layout.columns:
+                without, with_it = rows.get((*where, BASELINE)), rows.get((*where, METHOD))
+                change = with_it.cells[METRIC].change if with_it else None
+                if without and with_it and change is not None:
+                    gains.append(_gain(without, with_it, change))
     if not gains:
         raise DataError(f"{folder}: expected runs of {BASELINE} and {METHOD} with one seed, found none")
     return gains
 
 
-def _both(row: Row) -> bool:
-    return row.cells[METRIC].change is not None
-
-
-def _gain(without: Row, with_it: Row) -> Gain:
+def _gain(without: Row, with_it: Row, change: float) -> Gain:
     """Join two rows over the seeds that both have."""
     seeds = {run.seed for run in without.records} & {run.seed for run in with_it.records}
     runs = [run for run in without.records if run.seed in seeds]
@@ -109,8 +108,6 @@ def _gain(without: Row, with_it: Row) -> Gain:
     if group not in GROUPS:
         published = yaml.safe_load((PUBLISHED / f"{without.dataset}.yaml").read_text(encoding="utf-8"))
         group += ", published rate" if set(rates) == {published["learning_rate"]} else ", another rate"
-    change = with_it.cells[METRIC].change
-    assert change is not None
     text = " / ".join(f"{rate:g}" for rate in dict.fromkeys(rates))
     where = (without.dataset, without.subset)
     return Gain(*where, baseline, change, group, int(_number(runs[0], "steps")), text, len(seeds), comparison.source)

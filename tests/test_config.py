@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -194,7 +195,7 @@ def test_a_file_that_names_a_preset_changes_that_preset(file: Path) -> None:
     plain = load_config(file, dataset="BT")  # control: without the name it is the recipe alone
     assert (plain.recipe, plain.model.num_blocks) != (found.recipe, found.model.num_blocks)
     file.write_text("preset: smok\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"unknown preset 'smok'\. Did you mean 'smoke'"):
+    with pytest.raises(ConfigError, match=rf"{re.escape(str(file))}: unknown preset 'smok'\. Did you mean 'smoke'"):
         load_config(file)
 
 

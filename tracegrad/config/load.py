@@ -64,7 +64,7 @@ def load_config(
     """
     if file is not None and preset is not None:
         raise ConfigError(f"expected a configuration file or a preset, found both ({file}, {preset}); leave one out")
-    where = str(file) if file is not None else f"preset {preset}" if preset else "configuration"
+    where = str(file) if file is not None else "configuration"
     try:
         content = read_yaml(Path(file)) if file is not None else {"preset": preset} if preset else {}
         arguments: dict[str, Any] = {}
@@ -162,14 +162,21 @@ def check_budget(config: Config, where: str = "configuration") -> None:
         raise ConfigError(f"{where}: no budget; give at least one of training.epochs, max_steps, max_seconds")
 
 
-def read_preset(name: str) -> dict[str, Any]:
+def read_preset(name: str, where: str = "configuration") -> dict[str, Any]:
     """Content of a preset file of the package.
+
+    Args:
+        name: smoke, bundled, published.
+        where: what asks for it, for the message.
+
+    Returns:
+        Its sections.
 
     Raises:
         ConfigError: unknown name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"unknown preset {name!r}. {did_you_mean(name, PRESETS)}")
+        raise ConfigError(f"{where}: unknown preset {name!r}. {did_you_mean(name, PRESETS)}")
     return read_yaml(PRESET_FOLDER / f"{name}.yaml")
 
 
@@ -210,7 +217,7 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Config:
     """Recipe, then the preset that the file names, then the file, then what was given by hand."""
     name = content.get("preset") or ""
-    preset = read_preset(_shown(name, str)) if name else {}
+    preset = read_preset(_shown(name, str), where) if name else {}
     keys = merge(merge(preset, content), given)
     dataset = _text_at(keys, "data", "dataset", DataConfig().dataset)
     setting = _text_at(keys, "model", "setting", ModelConfig().setting)

@@ -45,7 +45,7 @@ def test_presets_are_valid_for_every_database_and_setting() -> None:
 
 
 def test_published_preset_has_the_numbers_of_the_paper() -> None:
-    # method.md §9, written here a second time
+    # the published values, written here a second time
     table = {
         "MG": (0.003, 700, 300, 2400),
         "MM": (0.005, 1200, 200, 2202),

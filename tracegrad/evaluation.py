@@ -129,7 +129,7 @@ def run_and_record(
         dataset: the data; by default those that the configuration names.
 
     Returns:
-        The run record (design.md §3), errors in meV; empty in all processes of a run but the first.
+        The run record, as in ``runs/*.json`` of a sweep, errors in meV; empty in all processes of a run but the first.
 
     Raises:
         DataError: the baseline is of other structures; said before the training.
@@ -155,7 +155,7 @@ def run_and_record(
 
 
 def make_record(config: Config, data: Dataset, metrics: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    """Run record of design.md §3: everything needed to repeat the run, errors in meV."""
+    """Run record: everything needed to repeat the run, errors in meV."""
     return {
         "dataset": data.key,
         "setting": config.model.setting,

@@ -1,4 +1,4 @@
-"""Errors of predicted Hamiltonians, with the definitions of the paper's tables (method.md §7), in meV.
+"""Errors of predicted Hamiltonians, with the definitions of the paper's tables (docs/method.md), in meV.
 
 They are those of HarmoSE (arXiv:2401.00744) as the authors implement them: ``MAE_all`` is a mean over structures,
 ``MAE_block`` is pooled over edges, and the two challenging ones are taken where the *baseline* is worst.
@@ -132,12 +132,12 @@ def _shell_slices(shells: Sequence[int], spins: int) -> dict[str, NDArray[np.int
 
 
 def mae_all(errors: Sequence[StructureErrors]) -> float:
-    """MAE_all: mean of m_s over the structures (not pooled), meV (method.md §7)."""
+    """MAE_all: mean of m_s over the structures (not pooled), meV (docs/method.md)."""
     return float(np.mean([entry.mean for entry in _filled(errors)])) * MEV
 
 
 def mae_cha_sample(errors: Sequence[StructureErrors], baseline: Sequence[StructureErrors]) -> float:
-    """MAE_cha_sample: m_s of the structure on which the *baseline* is worst, meV (method.md §7).
+    """MAE_cha_sample: m_s of the structure on which the *baseline* is worst, meV (docs/method.md).
 
     Args:
         errors: of the model in question.
@@ -152,7 +152,7 @@ def mae_cha_sample(errors: Sequence[StructureErrors], baseline: Sequence[Structu
 
 
 def mae_block(errors: Sequence[StructureErrors]) -> dict[str, float]:
-    """MAE_block: mean |ΔH| of each basic block, pooled over all edges of all structures, meV (method.md §7)."""
+    """MAE_block: mean |ΔH| of each basic block, pooled over all edges of all structures, meV (docs/method.md)."""
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for entry in _filled(errors):
@@ -163,7 +163,7 @@ def mae_block(errors: Sequence[StructureErrors]) -> dict[str, float]:
 
 
 def mae_cha_block(errors: Sequence[StructureErrors], baseline: Sequence[StructureErrors]) -> float:
-    """MAE_cha_block: MAE_block of the block in which the *baseline* is worst, meV (method.md §7).
+    """MAE_cha_block: MAE_block of the block in which the *baseline* is worst, meV (docs/method.md).
 
     Raises:
         DataError: the two do not have the same blocks.

@@ -49,7 +49,7 @@ class ModelConfig:
     """The network: backbone, gradient operator, symmetries, and what is fitted before training."""
 
     setting: str = option("DeepHE3+TraceGrad", "Row of the paper's tables.", choices=SETTINGS)
-    hidden_irreps: str = option("64x0e+32x1o+16x2e+8x3o+8x4e+4x5o", "Node and edge features (method.md §9).")
+    hidden_irreps: str = option("64x0e+32x1o+16x2e+8x3o+8x4e+4x5o", "Node and edge features of the paper.")
     embed_dim: int = option(64, "Scalars of a node and of an edge before the first block.", low=2)
     lmax_sh: int = option(5, "Largest degree of the spherical harmonics of the edges.", low=0, high=12)
     num_blocks: int = option(3, "Pairs of node update and edge update, K.", low=1)

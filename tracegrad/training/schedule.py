@@ -107,7 +107,7 @@ class RateSchedule:
 
 
 def slippery_slope(epoch: int, start: int, interval: int, decay: float) -> float:
-    """decay^k with k = 0 before `start`, then one more every `interval` epochs (method.md §9)."""
+    """decay^k with k = 0 before `start`, then one more every `interval` epochs (release of DeepH-E3)."""
     return float(decay ** (1 + (epoch - start) // interval)) if epoch >= start else 1.0
 
 

@@ -62,6 +62,15 @@ class TraceGradAdapter:
         outputs = model(graph)
         return [outputs["edge_irreps"], *([self._all_edges(outputs["trace"], graph)] if "trace" in outputs else [])]
 
+    def energies(self, graph: Any) -> dict[str, Tensor]:
+        """Components of the blocks that both atoms of an edge have; no trace labels, which are in eV².
+
+        The network also has outputs for blocks that a pair of elements lacks: no target trains them, and no prediction
+        holds them.
+        """
+        present = self.layout.block_mask[:, self.layout.component_block].to(graph.edge_type.device)
+        return {"edge_irreps": present[graph.edge_type]}
+
     def _all_edges(self, trace: Tensor, graph: Any) -> Tensor:
         """Labels of all edges from those of the self-loops and of one direction per pair: T is that of the partner."""
         if len(trace) == graph.edge_index.shape[1]:
@@ -101,7 +110,10 @@ class TraceGradAdapter:
     def _rebuilt(
         self, graph: Any, numbers: Tensor, positions: Tensor, cell: Tensor, pairs: Tensor, shift: Tensor
     ) -> Any:
-        made = graph_from_pairs(numbers, positions, cell, pairs, shift, self.layout, lmax=len(graph.wigner) - 1)
+        device = graph.positions.device
+        made = graph_from_pairs(
+            numbers, positions.to(device), cell.to(device), pairs, shift, self.layout, lmax=len(graph.wigner) - 1
+        )
         return cast_graph(made, graph.positions.dtype)
 
     def transform(self, graph: Any, element: Elements) -> Any:
@@ -128,8 +140,8 @@ class TraceGradAdapter:
 
     def permute_nodes(self, graph: Any, order: np.ndarray) -> Any | None:
         """Atoms renumbered, pairs with them."""
-        index = torch.from_numpy(order)
         pairs, shift = self._pairs(graph)
+        index = torch.from_numpy(order).to(pairs.device)
         return self._rebuilt(
             graph, graph.numbers[index], graph.positions[index], graph.cell[0], torch.argsort(index)[pairs], shift
         )
@@ -137,8 +149,8 @@ class TraceGradAdapter:
     def permute_edges(self, graph: Any, rng: np.random.Generator) -> Any | None:
         """Pairs in another order, some of them named from their other end."""
         pairs, shift = self._pairs(graph)
-        order = torch.from_numpy(rng.permutation(pairs.shape[1]))
-        flip = torch.from_numpy(rng.random(pairs.shape[1]) < 0.5)
+        order = torch.from_numpy(rng.permutation(pairs.shape[1])).to(pairs.device)
+        flip = torch.from_numpy(rng.random(pairs.shape[1]) < 0.5).to(pairs.device)
         pairs, shift = pairs[:, order], shift[order]
         pairs = torch.where(flip, pairs.flip(0), pairs)
         shift = torch.where(flip[:, None], -shift, shift)
@@ -154,8 +166,8 @@ class TraceGradAdapter:
         far = graph.positions.mean(0, keepdim=True) + torch.tensor([[FRAGMENT_DISTANCE, 0.0, 0.0]]).to(graph.positions)
         positions = torch.cat([graph.positions, far, far + torch.tensor([FRAGMENT_BOND]).to(far)])
         pairs, shift = self._pairs(graph)
-        pairs = torch.cat([pairs, torch.tensor([[n], [n + 1]])], dim=1)
-        shift = torch.cat([shift, torch.zeros(1, 3, dtype=shift.dtype)])
+        pairs = torch.cat([pairs, torch.tensor([[n], [n + 1]]).to(pairs)], dim=1)
+        shift = torch.cat([shift, shift.new_zeros(1, 3)])
         numbers = torch.cat([graph.numbers, graph.numbers[[0, -1]]])
         return self._rebuilt(graph, numbers, positions, graph.cell[0], pairs, shift)
 
@@ -165,7 +177,7 @@ class TraceGradAdapter:
             return None
         cell = graph.cell[0]
         pairs, shift = self._pairs(graph)
-        keys = torch.cat([pairs.T, shift], dim=1).numpy()
+        keys = torch.cat([pairs.T, shift], dim=1).cpu().numpy()
         edges = torch.from_numpy(tiled_edges(keys, graph.num_nodes, repeats))
         offsets = torch.from_numpy(np.repeat(cells(repeats), graph.num_nodes, axis=0)).to(cell) @ cell
         count = int(np.prod(repeats))
@@ -175,10 +187,10 @@ class TraceGradAdapter:
 
     def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
         """Some of the atoms and the pairs among them; None when no pair is left."""
-        index = torch.tensor(sorted(nodes))
-        position = torch.full((graph.num_nodes,), -1)
-        position[index] = torch.arange(len(index))
         pairs, shift = self._pairs(graph)
+        index = torch.tensor(sorted(nodes), device=pairs.device)
+        position = torch.full((graph.num_nodes,), -1, device=pairs.device)
+        position[index] = torch.arange(len(index), device=pairs.device)
         inside = (position[pairs] >= 0).all(0)
         if not bool(inside.any()):
             return None

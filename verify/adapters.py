@@ -29,6 +29,9 @@ class GraphAdapter(Protocol):
 
     Operations that a kind of graph does not have return None: the check is then skipped, with that reason. Graphs are
     never changed in place; one that has a method ``clone`` is cloned before every evaluation.
+
+    An adapter may also have ``energies(graph)``: name of an output -> (rows, dim), True for the components that are
+    energies in eV, which a budget in meV counts; an output that is not named has none. Without the method all are.
     """
 
     def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:

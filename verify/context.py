@@ -25,6 +25,7 @@ from .tolerances import (
     block_verdict,
     jumps,
     reading_of_ratio,
+    repeats,
     static_tolerance,
 )
 
@@ -111,12 +112,22 @@ class Context:
         return error
 
     @cached_property
+    def repeatable(self) -> bool:
+        """True when two calls differ by no more than the order of the sums: not at all on a CPU."""
+        return repeats(self.repeat_error, self.device, self.subject.dtype)
+
+    @property
+    def device(self) -> str:
+        """Kind of device that holds the inputs."""
+        return self.subject.leaves(self.states[0])[0].value.device.type
+
+    @cached_property
     def jitter(self) -> list[Jitter]:
         """Round-off of every block; for stochastic code only the last digit, so that noise buys no tolerance."""
         eps = bands(self.subject.dtype).eps
         draws = min(JITTER_DRAWS, len(self.states))
         states, base = self.first(draws)
-        if self.repeat_error > 0:
+        if not self.repeatable:
             return [
                 jitter_of(column, column, spec.law, eps)
                 for spec, column in zip(self.subject.outputs, base, strict=True)
@@ -139,15 +150,20 @@ class Context:
     @cached_property
     def zero_blocks(self) -> list[tuple[str, str]]:
         """(label, irrep) of the output blocks that are zero on all base states."""
-        rows = zip(self._sizes(), (size for floor in self.floors for size in floor), strict=True)
-        return [(label, irrep) for (label, irrep, size), floor in rows if size <= floor]
+        rows = zip(self._sizes(), self.dead.tolist(), strict=True)
+        return [(label, irrep) for (label, irrep, _), dead in rows if dead]
+
+    @cached_property
+    def dead(self) -> np.ndarray:
+        """True for the blocks, output after output, that are zero on all base states."""
+        return np.array([size for _, _, size in self._sizes()]) <= np.concatenate(self.floors)
 
     @cached_property
     def jumping_blocks(self) -> list[str]:
         """Labels of the output blocks that are not zero and that a 1-ulp change of the inputs moves by their size."""
-        dead = {label for label, _ in self.zero_blocks}
-        rows = zip(self._sizes(), (size for jitter in self.jitter for size in jitter.absolute), strict=True)
-        return [label for (label, _, size), jump in rows if label not in dead and size <= ZERO_FACTOR * jump]
+        jumps = np.concatenate([jitter.absolute for jitter in self.jitter])
+        rows = zip(self._sizes(), self.dead, jumps, strict=True)
+        return [label for (label, _, size), dead, jump in rows if not dead and size <= ZERO_FACTOR * jump]
 
     def _sizes(self) -> list[tuple[str, str, float]]:
         """(label, irrep, RMS over the base states) of every output block."""
@@ -187,6 +203,11 @@ class Context:
         if self.tol is not None:
             return [np.full(len(j.relative), self.tol) for j in jitter]
         return [block_tolerances(self.static, j.relative, self.subject.dtype, factor, extra) for j in jitter]
+
+    def loosest(self, factor: float = 1.0) -> float:
+        """Largest tolerance of the blocks that are not zero, for an identity that mixes them."""
+        limits = np.concatenate(self.tolerances(self.jitter, factor))
+        return float(np.max(limits[~self.dead], initial=self.static * factor if self.tol is None else self.tol))
 
     def judge(
         self,

@@ -18,7 +18,7 @@ from .adapters import GraphAdapter, fresh_copy, require_adapter
 from .group import Elements
 from .precision import converted
 from .replay import numbers, package_name
-from .subject import Leaf, State, Subject, as_rows, describe, differs, module_depth, module_lmax, quiet
+from .subject import Leaf, OutputSpec, State, Subject, as_rows, describe, differs, module_depth, module_lmax, quiet
 from .tolerances import bands
 from .wigner import Array
 
@@ -142,18 +142,28 @@ class GraphSubject(Subject):
 
     def raw(self, state: State) -> list[Tensor]:
         values = self.adapter.evaluate(self.model, fresh_copy(state.graph))
-        rows = []
         for spec, value in zip(self.outputs, values, strict=True):
             if not isinstance(value, Tensor):
                 raise VerificationError(f"{spec.name} is a {type(value).__name__}, expected a torch.Tensor")
-            table = as_rows(value, spec)
-            if spec.level == "node":
-                table = self._ordered(table, state.node_rows(), self.adapter.num_nodes(state.graph), spec.name, "nodes")
-            elif spec.level == "edge":
-                keys = self.adapter.edge_keys(state.graph)
-                table = self._ordered(table, state.edge_rows(keys), len(keys), spec.name, "edges")
-            rows.append(table)
-        return rows
+        return [self._rows(value, spec, state) for spec, value in zip(self.outputs, values, strict=True)]
+
+    def _rows(self, value: Tensor, spec: OutputSpec, state: GraphState) -> Tensor:
+        """Rows of an output in the order of the labels."""
+        table = as_rows(value, spec)
+        if spec.level == "node":
+            return self._ordered(table, state.node_rows(), self.adapter.num_nodes(state.graph), spec.name, "nodes")
+        if spec.level == "edge":
+            keys = self.adapter.edge_keys(state.graph)
+            return self._ordered(table, state.edge_rows(keys), len(keys), spec.name, "edges")
+        return table
+
+    def energies(self, state: State) -> list[Array] | None:
+        named = getattr(self.adapter, "energies", None)
+        if named is None:
+            return None
+        masks = named(state.graph)
+        none = np.zeros(1, dtype=bool)
+        return [self._rows(masks[s.name], s, state).cpu().numpy() if s.name in masks else none for s in self.outputs]
 
     @staticmethod
     def _ordered(table: Tensor, order: np.ndarray, expected: int, name: str, what: str) -> Tensor:

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tracegrad.errors import VerificationError
 
@@ -113,6 +114,19 @@ class Representation:
         for b in self.blocks:
             columns.setdefault((b.l, b.parity), []).append(np.arange(b.start, b.stop).reshape(b.mul, -1))
         return [(l, parity, np.concatenate(rows)) for (l, parity), rows in columns.items()]
+
+    def turning(self, width: int) -> np.ndarray:
+        """(width,) True for the columns that rotations mix."""
+        return np.concatenate([np.full(b.stop - b.start, b.l > 0) for b in self.blocks_of(width)])
+
+    def vector_sizes(self, values: Tensor) -> Tensor:
+        """RMS of the irrep (2l + 1 components) or of the point that every component belongs to, of the shape given."""
+        sizes = values.abs()
+        for b in self.blocks:
+            parts = values[..., b.start : b.stop].unflatten(-1, (b.mul, 2 * b.l + 1))
+            rms = parts.square().mean(-1, keepdim=True).sqrt().expand_as(parts)
+            sizes[..., b.start : b.stop] = rms.flatten(-2)
+        return sizes
 
     def act(self, values: Array, elements: Elements, shift: bool = True) -> Array:
         """Image of a batch under one group element per entry of the first axis.

@@ -178,7 +178,7 @@ def _to_tenths(value: torch.Tensor) -> torch.Tensor:
 
 def counterexample(context: Context, state: State, element: Elements) -> Counterexample | None:
     """Shrunk counterexample of a failing case; None when the failure does not repeat."""
-    if context.repeat_error > 0:
+    if not context.repeatable:
         return None
     shrinker = Shrinker(context, state, element)
     if not shrinker.error > 0:

@@ -103,6 +103,10 @@ class Subject(ABC):
         """(k, 3) vectors of the state in (x, y, z): what a search aligns with the axes."""
         return np.zeros((0, 3))
 
+    def energies(self, state: State) -> list[Array] | None:
+        """Per output True for the components that are energies in eV, broadcast to (rows, dim); None when all are."""
+        return None
+
     @property
     @abstractmethod
     def lmax(self) -> int:
@@ -133,12 +137,16 @@ class Subject(ABC):
         return result
 
     def jittered(self, state: State, rng: np.random.Generator) -> State:
-        """State with 1-ulp noise: every component x becomes x (1 + eps N(0, 1))."""
+        """State with 1-ulp noise: every component x becomes x (1 + eps N(0, 1)).
+
+        A zero within a vector that is not zero gets noise of the vector's size, which it has in any other orientation.
+        """
         eps = bands(self.dtype).eps
         noisy = []
         for leaf in self.leaves(state):
             noise = torch.from_numpy(rng.normal(size=tuple(leaf.value.shape))).to(leaf.value)
-            noisy.append(leaf.value * (1 + eps * noise))
+            value = leaf.value.detach()
+            noisy.append(leaf.value + eps * noise * torch.where(value == 0, leaf.law.vector_sizes(value), value))
         return self.with_leaves(state, noisy)
 
 

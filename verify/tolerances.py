@@ -26,6 +26,7 @@ ZERO_FACTOR = 64.0  # a block below 64 times its own round-off is zero, if it is
 NEGLIGIBLE = 0.5  # below this power of eps (half of the digits) times the largest RMS of inputs and outputs
 ILL_CONDITIONED = 1e3  # in units of eps
 DETERMINISTIC = 0.0
+REPEATABLE = 1e3  # in units of eps: two calls of sound code on an accelerator, where sums run in any order
 
 
 @dataclass(frozen=True)
@@ -84,14 +85,30 @@ def block_tolerances(
         jitter: (blocks,) relative change under 1-ulp noise.
         dtype: dtype of the run; fixes the cap.
         factor: 4 for gradients.
-        extra: added term, such as eps |t| / |edge| for translations.
+        extra: added term of a block with a jitter of eps, such as eps |t| / |edge| for translations; of a block that
+            amplifies round-off more, as much more.
 
     Returns:
         (blocks,) largest relative errors that pass.
     """
-    limits = np.maximum(static, JITTER_FACTOR * np.nan_to_num(jitter, nan=0.0, posinf=math.inf))
-    result: np.ndarray = np.minimum(limits * factor + extra, max(bands(dtype).cap, static * factor))
+    noise = np.nan_to_num(jitter, nan=0.0, posinf=math.inf)
+    limits = factor * np.maximum(static, JITTER_FACTOR * noise)
+    if extra:
+        limits = limits + extra * np.maximum(1.0, noise / bands(dtype).eps)
+    result: np.ndarray = np.minimum(limits, max(bands(dtype).cap, static * factor))
     return result
+
+
+def repeats(error: float, device: str, dtype: torch.dtype) -> bool:
+    """True when two calls with one input agree: to the last bit on a CPU, within the order of sums elsewhere.
+
+    Args:
+        error: largest relative change of a block.
+        device: kind of the device.
+        dtype: dtype of the run.
+    """
+    exact = device == "cpu" or torch.are_deterministic_algorithms_enabled()
+    return error <= (DETERMINISTIC if exact else REPEATABLE * bands(dtype).eps)
 
 
 def verdict_of(error: float, tolerance: float, dtype: torch.dtype) -> Verdict:

@@ -67,6 +67,13 @@ def load_report(path: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(content, dict) or not {"schema_version", "checks", "noise_floor"} <= set(content):
         raise VerificationError(f"{path} is no report: expected the fields schema_version, checks and noise_floor")
+    try:
+        _errors(content, float(content["noise_floor"]["value"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise VerificationError(
+            f"{path} is no whole report: expected a value in noise_floor, a name and an error in every check "
+            f"({type(error).__name__}: {error}). Give the report.json of an earlier run"
+        ) from error
     return content
 
 

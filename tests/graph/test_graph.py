@@ -18,6 +18,7 @@ from tracegrad.graph import (
     build_graph,
     cast_graph,
     collate,
+    graph_from_pairs,
     half_keys,
     irreps_to_blocks,
     rotate_graph,
@@ -239,3 +240,15 @@ def test_numbers_of_any_precision_make_a_graph() -> None:
     exact = build_graph(structure, layout)
     assert torch.allclose(graph.positions, exact.positions, atol=1e-5)
     assert torch.allclose(graph.target_frame, exact.target_frame, atol=1e-4)
+
+
+def test_graph_is_made_on_the_device_of_the_positions() -> None:
+    targets = TargetLayout(ORBITALS, False)
+    graph = build_graph(structure_of(), targets)
+    pairs, shift = graph.edge_index[:, graph.num_nodes :][:, : graph.num_pairs], graph.cell_shift[graph.num_nodes :]
+    made = (graph.positions, graph.cell[0], pairs, shift[: graph.num_pairs])
+    positions, cell, pair_index, pair_shift = (part.to("meta") for part in made)
+    found = graph_from_pairs(graph.numbers, positions, cell, pair_index, pair_shift, targets)
+    tensors = [value for value in found.to_dict().values() if isinstance(value, torch.Tensor)] + list(found.wigner)
+    assert len(tensors) > 8
+    assert {value.device.type for value in tensors if value is not graph.numbers} == {"meta"}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 
-from tracegrad.graph import rotate_graph
+from tracegrad.graph import graph_from_pairs, rotate_graph
 from tracegrad.model import HarmoSE, Induction, predict_blocks
 from tracegrad.model.e3nn_backend import E3nnDeepHE3
 from tracegrad.so3 import random_rotation, wigner_D_irreps
@@ -49,6 +50,22 @@ def test_blocks_are_hermitian(harmose: HarmoSE, graph: Maker) -> None:
     raw = harmose.correction(torch.randn(structure.edge_index.shape[1], 8, dtype=torch.float64))
     index, sign = harmose.targets.partner
     assert not torch.allclose(raw[structure.reverse_edge][:, index] * sign, raw)
+
+
+def test_naming_a_pair_from_its_other_end_gives_the_partner(harmose: HarmoSE, graph: Maker) -> None:
+    structure, targets = graph(harmose.targets), harmose.targets
+    chosen = slice(structure.num_nodes, structure.num_nodes + structure.num_pairs)
+    place = structure.numbers, structure.positions, structure.cell[0]
+    flipped = graph_from_pairs(*place, structure.edge_index[:, chosen].flip(0), -structure.cell_shift[chosen], targets)
+
+    def difference() -> float:
+        plain, other = harmose(structure)["edge_irreps"], harmose(flipped)["edge_irreps"]
+        return float((plain - other[structure.reverse_edge]).detach().abs().max())
+
+    assert difference() < 1e-12
+    rows = structure.num_nodes + structure.num_pairs
+    with patch.object(HarmoSE, "_symmetrise", lambda _self, correction, _graph: correction[:rows]):  # control
+        assert difference() > 1e-4
 
 
 def test_equivariance_is_not_claimed(harmose: HarmoSE, graph: Maker) -> None:

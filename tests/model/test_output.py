@@ -186,6 +186,20 @@ def test_naming_a_pair_from_its_other_end_changes_nothing(spinful: bool, network
     assert difference() > 1e-6
 
 
+@pytest.mark.parametrize("spinful", [False, True])
+def test_on_site_blocks_are_hermitian_though_the_targets_are_so_to_a_few_digits(spinful: bool, network: Maker) -> None:
+    targets = TargetLayout(ORBITALS, spinful)
+    model, graph = network(targets), build_graph(structure_of(1, spinful, noise=0.3), targets)
+    graph.target_frame[: graph.num_nodes] += 1e-4 * torch.randn_like(graph.target_frame[: graph.num_nodes])
+    model.output = OutputTransform(targets, reference=True, scaling=True).double()
+    model.calibrate([graph])
+    assert predict_blocks(model, graph).hermiticity_defect() < 1e-12
+    partner = targets.frame_partner[0][: targets.frame.num_channels]
+    channel = int((partner != torch.arange(len(partner))).nonzero()[0])
+    model.output.loop_scale[:, channel] *= 2  # control: the scale of one channel without its partner's
+    assert predict_blocks(model, graph).hermiticity_defect() > 1e-9
+
+
 def test_structures_without_a_pair_cannot_be_fitted_to() -> None:
     targets = TargetLayout(ORBITALS, False)
     structure = structure_of(1)

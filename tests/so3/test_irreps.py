@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from e3nn import o3
 from hypothesis import given, settings
@@ -31,6 +32,12 @@ def test_slices_cover_the_orbitals_in_order(ls: list[int]) -> None:
     assert covered == list(range(basis.num_orbitals))
     assert basis.irreps.dim == basis.num_orbitals
     assert len(set(basis.names)) == len(ls)
+
+
+def test_degrees_may_be_integers_of_numpy() -> None:
+    basis = OrbitalBasis(np.array([0, 0, 1]))  # type: ignore[arg-type]
+    assert basis == OrbitalBasis((0, 0, 1))
+    assert all(type(l) is int for l in basis.ls)
 
 
 @pytest.mark.parametrize("ls", [(), (0, -1), (13,), (0.0,), ("1",)], ids=str)

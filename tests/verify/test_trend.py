@@ -85,7 +85,16 @@ def test_command_gives_exit_codes_and_names_the_growth(tmp_path, capsys):
     assert main([str(new), str(old), "--limit", "1000"]) == 0
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", "not json", None])
+HALF = (
+    '"checks": [{}], "noise_floor": {"value": 0}',
+    '"checks": [], "noise_floor": {}',
+    '"checks": 1, "noise_floor": 1',
+)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", "not json", None, *(f'{{"schema_version": 1, {part}}}' for part in HALF)]
+)
 def test_command_refuses_what_is_no_report(tmp_path, capsys, content):
     bad, good = tmp_path / "bad.json", tmp_path / "good.json"
     good.write_text(json.dumps(report(rotation=1e-15)))

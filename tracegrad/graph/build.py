@@ -105,10 +105,11 @@ def graph_from_pairs(
         name: used in messages.
     """
     num_nodes, num_pairs = len(numbers), pair_index.shape[1]
-    species = layout.species(numbers.tolist(), name or "structure")
-    loops = torch.arange(num_nodes)
+    species = layout.species(numbers.tolist(), name or "structure").to(positions.device)
+    device = positions.device
+    loops = torch.arange(num_nodes, device=device)
     edge_index = torch.cat([loops.expand(2, -1), pair_index, pair_index.flip(0)], dim=1)
-    cell_shift = torch.cat([torch.zeros(num_nodes, 3, dtype=torch.long), pair_shift, -pair_shift])
+    cell_shift = torch.cat([pair_shift.new_zeros(num_nodes, 3), pair_shift, -pair_shift])
     forward = positions[pair_index[1]] + pair_shift.to(positions) @ cell - positions[pair_index[0]]
     edge_vectors = torch.cat([positions.new_zeros(num_nodes, 3), forward, -forward])
     largest = max(layout.frame.lmax, DEFAULT_LMAX if lmax is None else lmax)
@@ -117,12 +118,12 @@ def graph_from_pairs(
         numbers=numbers,
         positions=positions,
         cell=cell[None],
-        batch=torch.zeros(num_nodes, dtype=torch.long),
+        batch=torch.zeros(num_nodes, dtype=torch.long, device=device),
         edge_index=edge_index,
         cell_shift=cell_shift,
         edge_vectors=edge_vectors,
         edge_type=species[edge_index[0]] * layout.num_species + species[edge_index[1]],
-        reverse_edge=reverse_edges(num_nodes, num_pairs),
+        reverse_edge=reverse_edges(num_nodes, num_pairs).to(device),
         wigner=_edge_wigner(num_nodes, forward, largest),
         num_nodes=num_nodes,
         num_pairs=num_pairs,

@@ -130,15 +130,19 @@ class OutputTransform(nn.Module):
         self._symmetrise()
 
     def _symmetrise(self) -> None:
-        """Make the fits of both names of a pair, ``(i, j)`` and ``(j, i)``, each other's partner to the last digit.
+        """Make the fits of an atom, and of both names of a pair, ``(i, j)`` and ``(j, i)``, exactly Hermitian.
 
-        The bins of :meth:`_fit_shapes` may part the two directions of a pair, which have the same distance.
+        The bins of :meth:`_fit_shapes` may part the two directions of a pair, which have the same distance; the
+        on-site blocks of a file are Hermitian to 1e-6 eV only.
         """
         species, device = self.targets.num_species, self.pair_shapes.device
         reverse = torch.arange(species**2, device=device).view(species, species).T.flatten()
         index, sign = (part[: self.num_pole].to(device) for part in self.targets.frame_partner)
-        for fitted, signs in ((self.pair_shapes, torch.ones_like(sign)), (self.pair_splines, sign)):
+        even = torch.ones_like(sign)
+        for fitted, signs in ((self.pair_shapes, even), (self.pair_splines, sign)):
             fitted.copy_(0.5 * (fitted + fitted[reverse][:, :, index] * signs.to(fitted)))
+        for fitted, signs in ((self.loop_scale, even), (self.loop_mean, sign)):  # scalars, which no reversal turns
+            fitted.copy_(0.5 * (fitted + fitted[:, index] * signs.to(fitted)))
 
     def _residual(self, target: Tensor, pole: Tensor) -> Tensor:
         """Target minus the reference, where there is one."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from operator import index
 
 from e3nn import o3
 
@@ -39,7 +40,8 @@ class OrbitalBasis:
     ls: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ls", tuple(self.ls))
+        integers = all(hasattr(l, "__index__") for l in self.ls)  # those of numpy too
+        object.__setattr__(self, "ls", tuple(index(l) if integers else l for l in self.ls))
         wrong = [l for l in self.ls if not isinstance(l, int) or not 0 <= l < len(SHELL_LETTERS)]
         if wrong or not self.ls:
             raise DataError(

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..context import Context, NotApplicable
 from ..gradient_subject import GradientSubject, differentiable, vector_jacobian
 from ..group import haar
-from ..measure import relative_error
+from ..measure import relative_error, rms
 from ..result import CheckResult, Verdict
 from ..subject import Leaf, State, Subject, quiet
 from ..tolerances import GRADIENT_FACTOR, Bands, bands, verdict_of
@@ -34,15 +34,20 @@ _PRECISION_GAIN = 5.0  # a leak of low precision shrinks with a longer step, a w
 
 
 def column_scales(context: Context) -> list[Array]:
-    """(dim,) RMS size of every output column's block over the base states; 1 for dead blocks."""
+    """(dim,) RMS size of every output column's block over the base states.
+
+    A block that is zero up to round-off has that of the largest block: its gradient counts, its dust does not.
+    """
+    tables = [np.concatenate(column) for column in context.base]
+    sizes = [
+        np.array([rms(rows[:, b.start : b.stop]) for b in spec.law.blocks_of(rows.shape[-1])])
+        for spec, rows in zip(context.subject.outputs, tables, strict=True)
+    ]
+    largest = max((float(size) for found in sizes for size in found if np.isfinite(size) and size > 0), default=1.0)
     scales = []
-    for spec, column in zip(context.subject.outputs, context.base, strict=True):
-        rows = np.concatenate(column)
-        size = np.ones(rows.shape[-1])
-        for b in spec.law.blocks_of(rows.shape[-1]):
-            rms = float(np.sqrt(np.mean(rows[:, b.start : b.stop] ** 2))) if len(rows) else 0.0
-            size[b.start : b.stop] = rms if np.isfinite(rms) and rms > 0 else 1.0
-        scales.append(size)
+    for spec, rows, found, floor in zip(context.subject.outputs, tables, sizes, context.floors, strict=True):
+        widths = [b.stop - b.start for b in spec.law.blocks_of(rows.shape[-1])]
+        scales.append(np.repeat(np.where(np.isfinite(found) & (found > floor), found, largest), widths))
     return scales
 
 
@@ -56,7 +61,7 @@ def require_gradients(context: Context) -> None:
             raise NotApplicable(f"not differentiable: {str(error).splitlines()[0]}") from error
     if not possible:
         raise NotApplicable("the outputs carry no gradient with respect to the inputs")
-    if context.repeat_error > 0:
+    if not context.repeatable:
         raise NotApplicable("the function is not deterministic")
     if not context.finite:
         raise NotApplicable("the outputs are not finite")

@@ -30,8 +30,7 @@ def _blocks(context: Context) -> Blocks:
 
 def _result(context: Context, name: str, errors: dict[str, float], message: str) -> CheckResult:
     error = max(errors.values(), default=0.0)
-    jitter = max(float(np.max(j.relative, initial=0.0)) for j in context.jitter)
-    tolerance = context.tol if context.tol is not None else max(context.static, min(25 * jitter, 1e-10))
+    tolerance = context.loosest()
     verdict = verdict_of(error, tolerance, context.subject.dtype)
     worst = max(errors, key=lambda k: errors[k], default="")
     text = "" if verdict is Verdict.PASS else f"{message}, worst at {worst}"

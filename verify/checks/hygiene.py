@@ -27,11 +27,10 @@ _NARROW = {
 
 def determinism(context: Context) -> CheckResult:
     """The same input gives the same output: to the last bit on a CPU, within the round-off on an accelerator."""
-    error = context.repeat_error
-    device = context.subject.leaves(context.states[0])[0].value.device.type
+    error, device = context.repeat_error, context.device
     tolerance = DETERMINISTIC
     if device != "cpu" and not torch.are_deterministic_algorithms_enabled():
-        tolerance = JITTER_FACTOR * max(float(np.max(j.relative, initial=0.0)) for j in context.jitter)
+        tolerance = context.loosest()
     verdict = verdict_of(error, tolerance, context.subject.dtype)
     message = (
         ""

@@ -98,29 +98,30 @@ class Searcher:
         if not all(np.isfinite(c[0]).all() for c in base):
             tally.singular += 1
             return 0.0
-        block = self._worst(left, self.subject.acted(base, element))
+        rows = self._rows(left, self.subject.acted(base, element))
+        judged = [row if row.ratio <= NEAR else self._local(row, state) for row in rows]
+        cases = zip(rows, judged, self.context.dead, strict=True)
+        jumps = [row.error for row, found, dead in cases if found is None and not dead]
+        if jumps:
+            tally.discontinuous.append(max(jumps))
+        block = max((row for row in judged if row is not None), key=lambda row: row.ratio, default=None)
         if block is None:
             return 0.0
-        if block.ratio > NEAR:
-            block = self._local(block, state)
-            if block is None:
-                return 0.0
         if tally.worst is None or block.ratio > tally.worst.ratio:
             tally.worst = block
         if block.ratio > 1 and (tally.failure is None or block.ratio > tally.failure.ratio):
             tally.failure, tally.case, tally.label = block, (state, element), label
         return block.ratio
 
-    def _worst(self, left: Outputs, right: Outputs) -> BlockError | None:
-        found: BlockError | None = None
+    def _rows(self, left: Outputs, right: Outputs) -> list[BlockError]:
+        """Every block of every output with the tolerance of a generic input."""
+        found = []
         columns = zip(self.subject.outputs, left, right, self.limits, self.context.jitter, strict=True)
         for spec, a, b, limit, jitter in columns:
             deviation = deviations(a, b, spec.law)
             blocks = spec.law.blocks or spec.law.blocks_of(1)
             for i in range(deviation.error.shape[1]):
-                row = deviation.block(spec.name, blocks[i].name, i, 0, jitter, float(limit[i]))
-                if found is None or row.ratio > found.ratio:
-                    found = row
+                found.append(deviation.block(spec.name, blocks[i].name, i, 0, jitter, float(limit[i])))
         return found
 
     def _jitter(self, state: State) -> list[Jitter]:
@@ -134,8 +135,7 @@ class Searcher:
         index = next(i for i, spec in enumerate(self.subject.outputs) if spec.name == block.output)
         jitter = self._jitter(state)
         explained = JITTER_FACTOR * float(jitter[index].relative[block.block]) >= block.error
-        if block.ratio > 1 and explained and self.context.repeat_error == 0:
-            self.tally.discontinuous.append(block.error)
+        if block.ratio > 1 and explained and self.context.repeatable:
             return None
         limit = float(self.context.tolerances(jitter)[index][block.block])
         return BlockError(**{**block.__dict__, "tolerance": max(block.tolerance, limit)})

@@ -56,7 +56,7 @@ def inversion(context: Context) -> CheckResult:
 
 
 def translation(context: Context) -> CheckResult:
-    """Shifts with a standard deviation of 3 Å; the tolerance grows by eps |t| per unit of edge length."""
+    """Shifts with a standard deviation of 3 Å; a block's tolerance grows by its jitter times |t| per Å of an edge."""
     if not context.subject.has_points:
         raise NotApplicable("no input is a set of points")
     rng = context.rng("translation")
@@ -64,7 +64,4 @@ def translation(context: Context) -> CheckResult:
     shifts = np.clip(rng.normal(scale=SHIFT, size=(count, 3)), -MAX_SHIFT, MAX_SHIFT)
     elements = Elements.of(np.tile([1.0, 0.0, 0.0, 0.0], (count, 1)), False, shifts)
     extra = bands(context.subject.dtype).eps * float(np.linalg.norm(shifts, axis=1).max())
-    conditioning = (
-        max(float(np.max(j.relative, initial=0.0)) for j in context.jitter) / bands(context.subject.dtype).eps
-    )
-    return _check(context, "translation", elements, extra * max(1.0, conditioning))
+    return _check(context, "translation", elements, extra)

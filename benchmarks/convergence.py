@@ -22,6 +22,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmarks.environment import environment
+from benchmarks.ledger import read_record
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, changed_keys, config_from_dict, load_config
 from tracegrad.errors import ConfigError, TracegradError
@@ -80,9 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then write JSON, table and plot."""
     options = make_parser().parse_args(arguments)
     try:
-        curves = [run(case, options) for case in cases(options)]
+        planned = list(cases(options))
+        for case in planned:
+            configuration(case, options)  # mistakes show before any training
+        curves = [run(case, options) for case in planned]
         write(options.out / f"convergence_{options.dataset}.json", options.dataset, curves)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -134,7 +138,7 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
             raise TracegradError(
                 f"{case.name}: training ended with exit code {status}; its last words stand above ({folder})"
             )
-    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    record = read_record(folder / "run.json")
     changed = changed_keys(config_from_dict(record["config"], str(folder)), wanted)
     if changed:
         raise ConfigError(f"{folder}: holds another run ({', '.join(changed)}); give another --work")

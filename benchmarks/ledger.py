@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks.plan import Conditions, Run, configuration
 from benchmarks.worker import LOG_FILE, TRAINING_FOLDER
@@ -79,12 +79,11 @@ class Ledger:
             resume: whether the user asked to go on with what is there.
 
         Raises:
-            ConfigError: the folder holds another grid, or one that was not asked to be resumed, or is in use.
+            ConfigError: the folder holds another grid, or one that was not asked to be resumed, or is in use, or cannot
+                be written.
         """
         self.check(resume)
-        self.records.mkdir(parents=True, exist_ok=True)
-        self.work.mkdir(exist_ok=True)
-        with (self.out / ".lock").open("w") as stream:
+        with self._open() as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -92,6 +91,18 @@ class Ledger:
                     f"{self.out}: another sweep is working here; wait for it or give another --out"
                 ) from error
             yield
+
+    def _open(self) -> IO[str]:
+        """Make the folders, and the file that is locked."""
+        try:
+            self.records.mkdir(parents=True, exist_ok=True)
+            self.work.mkdir(exist_ok=True)
+            return (self.out / ".lock").open("w")
+        except OSError as error:
+            raise ConfigError(
+                f"--out: expected a folder that can be made and written, found {error.filename}: {error.strerror}; "
+                "give another --out"
+            ) from error
 
     def check(self, resume: bool) -> None:
         """Refuse a folder that holds other runs.
@@ -133,7 +144,7 @@ class Ledger:
             return {}
         try:
             content = json.loads(path.read_bytes())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path}: expected JSON, found {error}; give another --out") from error
         return content if isinstance(content, dict) else {}
 
@@ -213,32 +224,86 @@ def check_record(path: Path, run: Run, conditions: Conditions) -> dict[str, Any]
         the record.
 
     Raises:
-        DataError: no file, not JSON, a field missing, or another run's.
+        DataError: no file, no run record, or another run's.
         ConfigError: the run's, but with another configuration, such as that of an earlier version of the preset.
     """
-    try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise DataError(f"expected the record {path}, found none: the run did not finish") from error
-    except ValueError as error:
-        raise DataError(f"{path}: expected JSON, found {error}; remove the file and run again") from error
-    missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
-    if missing:
-        raise DataError(f"{path}: expected a run record, found none of the fields {', '.join(missing)}")
+    record = read_record(path)
     wanted = {"dataset": run.dataset, "setting": run.setting, "seed": run.seed}
     wanted |= {"source": conditions.source, "preset": conditions.preset}
     for key, value in wanted.items():
         if record[key] != value:
             raise DataError(f"{path}: expected {key} {value!r}, found {record[key]!r}; remove the folder and run again")
-    if not record["metrics"]:
-        raise DataError(f"{path}: expected metrics of at least one subset, found none")
     changed = changed_keys(config_from_dict(record["config"], str(path)), configuration(run, conditions))
     if changed:
         raise ConfigError(
             f"{path}: the run was made with another configuration ({', '.join(changed)}); runs of both would be mixed "
             "in one table: give another --out"
         )
+    return record
+
+
+def read_records(folder: Path) -> dict[Path, dict[str, Any]]:
+    """Read all records of finished runs.
+
+    Args:
+        folder: output of a sweep.
+
+    Returns:
+        the records by their files, in the order of the names.
+
+    Raises:
+        DataError: there are none, or a file is no run record.
+    """
+    files = sorted((folder / "runs").glob("*.json"))
+    if not files:
+        raise DataError(f"{folder}: expected run records in runs/, found none; give the --out of a sweep")
+    return {path: read_record(path) for path in files}
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a run record and check what the tools of this package rely on.
+
+    Args:
+        path: the record.
+
+    Returns:
+        its content.
+
+    Raises:
+        DataError: no file, not JSON, or a field missing or of another type.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"expected the record {path}, found none: the run did not finish") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected JSON, found {error}; remove the file and run again") from error
+    missing = [key for key in REQUIRED if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise DataError(f"{path}: expected a run record, found none of the fields {', '.join(missing)}")
+    wrong = [f"{key} {value!r}" for key, value, kinds in _typed(record) if not isinstance(value, kinds)]
+    if wrong:
+        raise DataError(
+            f"{path}: expected the fields of a run record, found {wrong[0]:.200}; remove the file and run again"
+        )
+    if not record["metrics"]:
+        raise DataError(f"{path}: expected metrics of at least one subset, found none")
     return dict(record)
+
+
+def _typed(record: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, value and expected types of the fields that are calculated with or opened; a missing one is None."""
+    metrics, curve = record["metrics"], record.get("curve") or {}
+    for key in ("seed", "parameters", "train_seconds"):
+        yield key, record[key], int | float
+    for key, section in (("config", record["config"]), ("metrics", metrics), ("curve", curve)):
+        yield key, section, dict
+    for subset, errors in metrics.items() if isinstance(metrics, dict) else ():
+        yield f"metrics.{subset}.mae_all", errors.get("mae_all") if isinstance(errors, dict) else None, int | float
+    for name, column in curve.items() if isinstance(curve, dict) else ():
+        yield f"curve.{name}", column, list
+        for value in column if isinstance(column, list) else ():
+            yield f"curve.{name}", value, int | float | None
 
 
 def read_curve(path: Path) -> dict[str, list[float | None]]:

@@ -25,6 +25,7 @@ from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, load_config
 from tracegrad.data import Dataset, load_dataset
+from tracegrad.errors import TracegradError
 from tracegrad.training.run import fit, prepare
 from tracegrad.training.soap import SOAP, weight_matrices
 
@@ -144,15 +145,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    data, rows = load_dataset(options.dataset), []
-    for name, make in OPTIMIZERS.items():
-        for rate in options.rates.split(","):
-            changes = [f"training.learning_rate={rate}", f"training.max_steps={options.steps}"]
-            changes += ["training.epochs=0", "training.validate_mae=true"]
-            config = load_config(
-                preset=options.preset, dataset=options.dataset, setting=options.setting, overrides=changes
-            )
-            rows.append({"optimizer": name, "rate": float(rate), **train_with(make, config, data)})
+    try:
+        compare(options)
+    except (TracegradError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def compare(options: argparse.Namespace) -> None:
+    """Train with each, print a table and write the record, as the options say.
+
+    Raises:
+        TracegradError: no such database, or a configuration that does not exist.
+        OSError: the folder of the result cannot be made or written.
+    """
+    shared = [f"training.max_steps={options.steps}", "training.epochs=0", "training.validate_mae=true"]
+    configs = [
+        load_config(
+            preset=options.preset,
+            dataset=options.dataset,
+            setting=options.setting,
+            overrides=[*shared, f"training.learning_rate={rate}"],
+        )
+        for rate in options.rates.split(",")
+    ]
+    data = load_dataset(options.dataset)
+    options.out.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"optimizer": name, "rate": config.training.learning_rate, **train_with(make, config, data)}
+        for name, make in OPTIMIZERS.items()
+        for config in configs
+    ]
     text = table(rows)
     record = {
         "dataset": options.dataset,
@@ -161,12 +185,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "environment": environment(),
         "rows": rows,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     for suffix, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):
         with atomic_write(options.out / f"optimizers_{options.dataset}{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
     print(text, end="")
-    return 0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -25,6 +25,7 @@ from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, load_config
 from tracegrad.data import Dataset, load_dataset
+from tracegrad.errors import TracegradError
 from tracegrad.training.run import Run, fit, prepare
 
 LIMIT = 0.10  # largest part of a step that may be spent around the network
@@ -68,7 +69,7 @@ def bare_seconds(run: Run, steps: int) -> float:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and print; exit code 1 where the limit is exceeded."""
+    """Run the command; exit code 1 where the limit is exceeded, 2 for a mistake in the input."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
     parser.add_argument("--setting", default="DeepHE3", help="setting (default DeepHE3)")
@@ -77,6 +78,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    try:
+        return judge(options)
+    except (TracegradError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def judge(options: argparse.Namespace) -> int:
+    """Measure, print and write the record as the options say; exit code 1 where the limit is exceeded.
+
+    Raises:
+        TracegradError: no such database, or a configuration that does not exist.
+        OSError: the record cannot be written.
+    """
     config = load_config(
         preset="bundled",
         dataset=options.dataset,

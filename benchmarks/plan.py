@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tracegrad.config import PRESETS, SETTINGS, Config, load_config
+from tracegrad.config import PRESETS, SETTINGS, Config, TrainingConfig, config_from_dict, load_config
 from tracegrad.errors import ConfigError, did_you_mean
 
 DATASETS = ("MG", "MM", "BG", "BB", "BT", "BS")
 FIRST_SEED = 42  # the release's seed; repeats count up from it
+NAMED_SOURCES = ("bundled", "published")
 SECOND_BACKBONE = "HarmoSE"
 TABLE_3_DATASET = "MM"
 
@@ -127,7 +128,7 @@ def make_conditions(source: str, preset: str, device: str, overrides: Iterable[s
     """
     if preset not in PRESETS:
         raise ConfigError(f"--preset: unknown {preset!r}. {did_you_mean(preset, PRESETS)}")
-    if source not in ("bundled", "published"):
+    if source not in NAMED_SOURCES:
         path = Path(source).expanduser().resolve()
         if not path.exists():
             raise ConfigError(
@@ -157,6 +158,43 @@ def configuration(run: Run, conditions: Conditions) -> Config:
     return load_config(
         preset=conditions.preset, dataset=run.dataset, setting=run.setting, overrides=settings_of(run, conditions)
     )
+
+
+def check_runs(runs: Sequence[Run], conditions: Conditions) -> list[Config]:
+    """Configurations of all runs, before any work starts.
+
+    Args:
+        runs: the grid.
+        conditions: what all runs share.
+
+    Returns:
+        one configuration per run.
+
+    Raises:
+        ConfigError: an unknown key, a wrong type, a contradiction; a ``--set`` of what the grid itself decides; one
+            path for several databases.
+    """
+    keys = list(dict.fromkeys(run.dataset for run in runs))
+    if conditions.source not in NAMED_SOURCES and len(keys) > 1:
+        raise ConfigError(
+            f"--source: expected one database with a path, found {', '.join(keys)}; give them one by one, each with "
+            "its path"
+        )
+    configs = [configuration(run, conditions) for run in runs]
+    for run, config in zip(runs, configs, strict=True):
+        decided = {
+            "data.dataset": ("--dataset", run.dataset, config.data.dataset),
+            "model.setting": ("--settings", run.setting, config.model.setting),
+            "training.seed": ("--seeds", run.seed, config.training.seed),
+            "data.source": ("--source", conditions.source, config.data.source),
+            "training.device": ("--device", conditions.device, config.training.device),
+        }
+        for key, (option, expected, found) in decided.items():
+            if found != expected:
+                raise ConfigError(
+                    f"--set {key}: expected {expected!r}, found {found!r}; {option} decides it, leave it out"
+                )
+    return configs
 
 
 def train_arguments(run: Run, conditions: Conditions, folder: Path) -> tuple[str, ...]:
@@ -193,23 +231,34 @@ def estimate(run: Run, conditions: Conditions, records: Iterable[Path]) -> Estim
         the guess and its basis.
     """
     config = configuration(run, conditions)
-    model = asdict(config.model)
     measured = []
     for path in records:
         try:
             raw = json.loads(path.read_bytes())
             on_cpu = str(raw["device"]).startswith("cpu")
-            found = (raw["dataset"], raw["preset"], on_cpu, raw["config"]["model"])
-            if found == (run.dataset, conditions.preset, conditions.device == "cpu", model):
-                longer = config.training.max_steps / raw["steps"] if config.training.max_steps else 1.0
+            found = (raw["dataset"], raw["preset"], on_cpu, config_from_dict(raw["config"]).model)
+            if found == (run.dataset, conditions.preset, conditions.device == "cpu", config.model):
+                longer = _longer(config.training, raw["steps"], raw.get("epochs", 0))
                 measured.append(longer * float(raw["train_seconds"]))
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError, ConfigError):
             continue
     if measured:
         return Estimate(statistics.median(measured), f"median of {len(measured)} measured")
     if conditions.preset in PRESET_MINUTES:
-        return Estimate(60.0 * PRESET_MINUTES[conditions.preset], "budget of the preset")
+        usual = load_config(preset=conditions.preset, dataset=run.dataset, setting=run.setting).training
+        try:
+            longer = _longer(config.training, usual.max_steps, usual.epochs)
+        except ZeroDivisionError:  # steps where the preset counts epochs, or the other way round
+            return Estimate(None, "not measured yet")
+        return Estimate(60.0 * PRESET_MINUTES[conditions.preset] * longer, "budget of the preset")
     return Estimate(None, "not measured yet")
+
+
+def _longer(training: TrainingConfig, steps: float, epochs: float) -> float:
+    """Length of a training over another of so many steps and epochs; 1 where its budget is a time."""
+    if training.max_steps:
+        return training.max_steps / steps
+    return training.epochs / epochs if training.epochs else 1.0
 
 
 def total_seconds(estimates: Sequence[Estimate], jobs: int) -> float | None:

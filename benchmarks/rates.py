@@ -2,7 +2,8 @@
 
 Each folder is what ``python -m benchmarks --set training.learning_rate=R --out FOLDER`` left. The rate with the lowest
 validation error at the end of the run is the one for the recipe; test errors are not looked at. Of two runs with one
-rate that of the later folder counts.
+rate that of the later folder counts. Runs of another recipe or length, or that differ in more than the rate, are
+refused.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ledger import read_records
 from tracegrad.atomic import atomic_write
+from tracegrad.config import Config, changed_keys, config_from_dict
 from tracegrad.errors import DataError, TracegradError
 
 Key = tuple[str, str]
 Errors = dict[Key, dict[float, float]]
+SWEPT = "training.learning_rate"
+OF_THE_TABLE = ("recipe", "training.epochs", "training.max_steps", "training.max_seconds")  # all of its runs share it
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -41,23 +46,34 @@ def validation_errors(folders: Sequence[Path], seed: int) -> Errors:
         seed: of the runs.
 
     Raises:
-        DataError: a folder has no records, or a record no learning curve.
+        DataError: a folder has no records, a record no learning curve, or runs differ in more than the rate.
     """
     found: Errors = {}
-    for folder in folders:
-        files = sorted((folder / "runs").glob("*.json"))
-        if not files:
-            raise DataError(f"{folder}: expected run records in runs/, found none; give the --out of a sweep")
-        for path in files:
-            record = json.loads(path.read_bytes())
-            if record["seed"] != seed or record.get("label", record["setting"]) != record["setting"]:
-                continue
-            values = record.get("curve", {}).get("val_mae", [])
-            if all(value is None for value in values):
-                raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
-            rates = found.setdefault((record["dataset"], record["setting"]), {})
-            rates[float(record["config"]["training"]["learning_rate"])] = math.inf if values[-1] is None else values[-1]
+    first: dict[Key | None, tuple[Path, Config]] = {}  # of every row, and under None of the table
+    records = {path: record for folder in folders for path, record in read_records(folder).items()}
+    for path, record in records.items():
+        key = (record["dataset"], record["setting"])
+        if record["seed"] != seed or record.get("label", record["setting"]) != record["setting"]:
+            continue
+        values = (record.get("curve") or {}).get("val_mae", [])
+        if all(value is None for value in values):
+            raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
+        run = path, config_from_dict(record["config"], str(path))
+        _require_alike(first.setdefault(None, run), run, OF_THE_TABLE)
+        _require_alike(first.setdefault(key, run), run)
+        found.setdefault(key, {})[run[1].training.learning_rate] = math.inf if values[-1] is None else values[-1]
     return dict(sorted(found.items()))
+
+
+def _require_alike(first: tuple[Path, Config], second: tuple[Path, Config], keys: Sequence[str] = ()) -> None:
+    """Refuse two runs that differ in one of the keys; without keys, in more than the rate."""
+    lines = {line.partition(":")[0]: line for line in changed_keys(first[1], second[1])}
+    wrong = [line for key, line in lines.items() if (key in keys if keys else key != SWEPT)]
+    if wrong:
+        raise DataError(
+            f"{first[0]} and {second[0]}: expected runs that differ in their rate alone, found {', '.join(wrong)}; "
+            "leave one of the folders out"
+        )
 
 
 def best_rate(errors: dict[float, float]) -> float:
@@ -87,9 +103,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         found = validation_errors(options.folders, options.seed)
-    except TracegradError as error:
+        write(found, options.seed, options.out)
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    print(table(found), end="")
+    return 0
+
+
+def write(found: Errors, seed: int, folder: Path) -> None:
+    """Write ``rates.json`` and ``rates.md``.
+
+    Args:
+        found: result of :func:`validation_errors`.
+        seed: of the runs.
+        folder: where to; made if missing.
+    """
     rows: list[dict[str, Any]] = [
         {
             "dataset": dataset,
@@ -99,13 +128,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         for (dataset, setting), errors in found.items()
     ]
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.out / "rates.json") as temporary:
-        temporary.write_text(json.dumps({"seed": options.seed, "rows": rows}, indent=1) + "\n", encoding="utf-8")
-    with atomic_write(options.out / "rates.md") as temporary:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "rates.json") as temporary:
+        temporary.write_text(json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(folder / "rates.md") as temporary:
         temporary.write_text(table(found), encoding="utf-8")
-    print(table(found), end="")
-    return 0
 
 
 if __name__ == "__main__":

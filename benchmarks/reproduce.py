@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from benchmarks.ledger import Ledger
 from benchmarks.plan import (
     DATASETS,
     Run,
-    configuration,
+    check_runs,
     estimate,
     make_conditions,
     make_grid,
@@ -117,13 +119,17 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     check_controls(controls)
     parameters = _parameters(options.slurm)
     check_executor(options.executor, parameters)
-    for run in runs:
-        check_run(configuration(run, conditions).training, options.executor)  # mistakes show before any work starts
+    if not 0 < options.hours < math.inf:
+        raise ConfigError(f"--hours: expected a time above 0, found {options.hours:g}")
+    for config in check_runs(runs, conditions):  # mistakes show before any work starts
+        check_run(config.training, options.executor)
     ledger = Ledger(options.out.expanduser().resolve(), conditions)
     jobs = _jobs(options)
     if options.dry_run:
         ledger.check(options.resume)
         show_plan(runs, ledger, jobs, console)
+        if controls:
+            console.print(f"then, planned from the finished runs: {', '.join(controls)}", highlight=False)
         return 0
     variables = _variables(options.executor, jobs)
     described = environment(options.device)
@@ -169,12 +175,15 @@ def _plan_controls(names: Sequence[str], runs: Sequence[Run], ledger: Ledger) ->
     records = [ledger.collected(run) for run in runs if ledger.finished(run)]
     planned: list[Run] = []
     problems = []
-    for name in names:
+    of_one: dict[tuple[str, int], list[Any]] = {}
+    for record in records:
+        of_one.setdefault((record["dataset"], record["seed"]), []).append(record)
+    for name, (dataset, seed) in product(names, of_one):
         try:
-            planned += plan_controls([name], records, ledger.conditions, ledger.controls())
+            planned += plan_controls([name], of_one[dataset, seed], ledger.conditions, ledger.controls())
         except TracegradError as error:
-            problems.append(str(error))
-            print(f"error: {error}", file=sys.stderr)
+            problems.append(f"{dataset}, seed {seed}: {error}")
+            print(f"error: {problems[-1]}", file=sys.stderr)
     return planned, problems
 
 
@@ -257,7 +266,10 @@ def _parameters(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise ConfigError(f"--slurm: expected KEY=VALUE, found {text!r}")
-        parsed[key.strip()] = yaml.safe_load(value)
+        try:
+            parsed[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ConfigError(f"--slurm {key.strip()}: cannot read the value {value!r}") from None
     return parsed
 
 

@@ -9,13 +9,12 @@ commit tested it. What was there before stays in ``work/<run>/before``.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ledger import write_json
+from benchmarks.ledger import read_record, write_json
 from benchmarks.worker import TRAINING_FOLDER
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, config_from_dict, read_yaml
@@ -47,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise DataError(f"{options.folder}: expected run records in runs/, found none; give the --out of a sweep")
         for name in names:
             print(_line(name, *retest(options.folder, name, options.select)), flush=True)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -65,21 +64,21 @@ def retest(folder: Path, name: str, select: str) -> tuple[dict[str, Any], dict[s
         its record before and after; the same twice where it has these weights already.
 
     Raises:
-        DataError: the run left no record or no last state, or its training would not be the same.
+        DataError: the run left no whole record or no last state, or its training would not be the same.
     """
     path, training = folder / "runs" / f"{name}.json", folder / "work" / name / TRAINING_FOLDER
     before_folder = training.parent / "before"
-    if not path.is_file():
-        raise DataError(f"expected the record {path}, found none; finish the run first")
-    before = json.loads(path.read_bytes())
-    if before["config"]["training"]["select"] == select:
+    before = read_record(path)
+    if config_from_dict(before["config"], str(path)).training.select == select:
         return before, before
     if not (training / LAST_STATE).is_file():
         raise DataError(f"{training}: expected {LAST_STATE}, found none; its weights are lost, train the run again")
     config = _set_select(training, before_folder, select)
     tested = run_and_record(config, training, resume=True, quiet=True)
-    if tested["steps"] != before["steps"]:
-        raise DataError(f"{training}: expected {before['steps']} steps, found {tested['steps']}: not the same training")
+    if tested["steps"] != before.get("steps"):
+        raise DataError(
+            f"{training}: expected {before.get('steps')} steps, found {tested['steps']}: not the same training"
+        )
     after = before | {key: tested[key] for key in MEASURED} | {"config": config.to_dict()}
     after["retested"] = {"git_commit": git_commit(), "select": select}
     trained = {key: value for key, value in after.items() if key not in ("label", "curve")}

@@ -7,12 +7,12 @@ nothing the last ones are an alternative. Both are compared by validation MAE_al
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.ledger import read_records
 from tracegrad.atomic import atomic_write
 from tracegrad.errors import DataError, TracegradError
 
@@ -57,15 +57,11 @@ def read_choices(folder: Path) -> list[Choice]:
     Raises:
         DataError: the folder has no records of networks, or a record no learning curve.
     """
-    files = sorted((folder / "runs").glob("*.json"))
-    if not files:
-        raise DataError(f"{folder}: expected run records in runs/, found none; give the --out of a sweep")
     choices = []
-    for path in files:
-        record = json.loads(path.read_bytes())
+    for path, record in read_records(folder).items():
         curve = record.get("curve") or {}
         columns = zip(*(curve.get(key, ()) for key in ("val_loss", "val_mae", "step")), strict=False)
-        points = [(loss, error, int(step)) for loss, error, step in columns if loss is not None and error is not None]
+        points = [(point[0], point[1], int(point[2])) for point in columns if None not in point]
         if not points:
             raise DataError(f"{path}: expected a learning curve with val_mae; set training.validate_mae=true")
         if len(points) > 1:  # a reference without a network has no choice
@@ -97,12 +93,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(arguments)
     try:
         text = table({folder.name: read_choices(folder) for folder in options.folders})
-    except TracegradError as error:
+        options.out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(options.out / "selection.md") as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_write(options.out / "selection.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
     print(text, end="")
     return 0
 

@@ -16,6 +16,7 @@ from benchmarks.bands import CHECKPOINT
 from benchmarks.ledger import Ledger, write_json
 from benchmarks.plan import Run
 from tracegrad.data import load_dataset
+from tracegrad.errors import DataError
 from tracegrad.model import build_model
 from tracegrad.model.build import NetworkConfig
 from tracegrad.training.checkpoint import load_checkpoint
@@ -45,7 +46,7 @@ def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
     if not reports:
         return None
     path = ledger.out / "verify.json"
-    earlier = json.loads(path.read_bytes())["reports"] if path.is_file() else []
+    earlier = _earlier(path) if path.is_file() else []
     renewed = {report["target"] for report in reports}
     reports = [*(report for report in earlier if report["target"] not in renewed), *reports]
     checks = [
@@ -55,6 +56,20 @@ def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
     content = {"target": "trained networks of this sweep", "verdict": verdict, "checks": checks, "reports": reports}
     write_json(path, content)
     return path
+
+
+def _earlier(path: Path) -> list[dict[str, Any]]:
+    """Reports of a ``verify.json`` that an earlier sweep of this folder wrote."""
+    try:
+        reports = json.loads(path.read_bytes())["reports"]
+        if all(isinstance(report["checks"], list) and isinstance(report["target"], str) for report in reports):
+            return list(reports)
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise DataError(
+        f"{path}: expected the verifier's reports on the networks of this sweep, found something else; move the file "
+        "away and go on with --resume"
+    )
 
 
 def _reports(ledger: Ledger, run: Run) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         tables = build(options.folder, options.out)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console() if sys.stdout.isatty() else Console(width=170)

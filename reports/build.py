@@ -34,17 +34,18 @@ def build(folder: Path, out: Path | None = None) -> list[Table]:
 
     Raises:
         DataError: a record is missing or broken, or records contradict each other.
+        OSError: `out` cannot be made or written.
     """
     records = load_records(folder / "runs")
-    target = out or folder
-    target.mkdir(parents=True, exist_ok=True)
     groups = by_comparison(records)
     published = read_published()
     verification = _read_object(folder / "verify.json")
-    measured = equivariance_errors(verification)
+    measured = equivariance_errors(verification, folder / "verify.json")
     tables = [
         t for comparison, members in groups.items() for t in build_tables(comparison, members, published, measured)
     ]
+    target = out or folder
+    target.mkdir(parents=True, exist_ok=True)
     write_tables(tables, target)
     write_summary(tables, target)
     figures: list[Path] = []
@@ -88,7 +89,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         return {}
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON, found {error}; remove the file or make it again") from error
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object, found {type(content).__name__}; make it again")

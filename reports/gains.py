@@ -192,7 +192,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with atomic_write(options.out / f"{STEM}.md") as temporary:
             temporary.write_text(table(gains), encoding="utf-8")
         save_figure(draw(gains, published_gains()), options.out, STEM)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table(gains), end="")

@@ -17,6 +17,16 @@ EVERYTHING = ("data.", "model.", "training.")  # of a configuration, must agree 
 FREE = ("training.seed", "training.device", "training.threads", "training.loggers", "training.checkpoint_seconds")
 # What the settings of one table must share; rates are swept per setting, and parts of the network are their own.
 SHARED = ("data.", "training.epochs", "training.max_steps", "training.max_seconds", "training.select")
+# So are the method's keys; these are of the recipe. Of a key that only a newer version has nothing is known.
+RECIPE = (
+    "model.norm", "model.num_neighbors", "model.envelope", "model.time_reversal", "model.reference", "model.scaling",
+    "training.optimizer", "training.weight_decay", "training.schedule", "training.decay", "training.start",
+    "training.interval", "training.patience", "training.cooldown", "training.threshold", "training.smoothing",
+    "training.final_rate", "training.warmup_steps", "training.clip", "training.ema_decay", "training.batch_size",
+    "training.devices", "training.nodes", "training.dtype", "training.revert_ratio", "training.revert_epochs",
+    "training.revert_decay",
+)  # fmt: skip
+OF_BACKBONE = ("model.hermitian", "training.rotate_after")  # of the recipe, but HarmoSE has its own
 
 
 @dataclass(frozen=True, order=True)
@@ -72,6 +82,7 @@ class RunRecord:
         subsets: metrics by subset: ``"all"``, or ``"nt"`` and ``"t"``.
         parameters: number of weights of the network; zero where its part is left out (two-centre reference alone).
         train_seconds: wall time of the training, s.
+        curve: learning curve, columns of equal length, None for a missing number; empty when the record has none.
         raw: the record as it was read, for provenance.
         path: file that was read.
         sha256: hash of that file.
@@ -85,14 +96,10 @@ class RunRecord:
     subsets: Mapping[str, SubsetMetrics]
     parameters: int
     train_seconds: float
+    curve: Mapping[str, Sequence[float | None]] = field(repr=False)
     raw: Mapping[str, Any] = field(repr=False)
     path: Path
     sha256: str
-
-    @property
-    def curve(self) -> Mapping[str, Sequence[float]]:
-        """Learning curve of the run: columns of equal length; empty when the record carries none."""
-        return self.raw.get("curve") or {}
 
 
 def load_records(folder: str | Path) -> list[RunRecord]:
@@ -136,16 +143,18 @@ def read_record(path: str | Path) -> RunRecord:
         the record.
 
     Raises:
-        DataError: the file is not JSON, lacks a field, or holds a number that is not finite.
+        DataError: the file is not JSON, lacks a field, or holds one of another type or a number that is not finite.
     """
     file = Path(path)
     content = file.read_bytes()
     try:
         raw = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{file}: expected a run record in JSON, found {error}; run it again") from error
     if not isinstance(raw, dict):
         raise DataError(f"{file}: expected a JSON object, found {type(raw).__name__}; it is not a run record")
+    if not isinstance(raw.get("steps", 0), int):
+        raise DataError(f"{file}: expected a whole number of steps, found {raw['steps']!r}; run it again")
     try:
         return RunRecord(
             dataset=str(raw["dataset"]),
@@ -156,13 +165,16 @@ def read_record(path: str | Path) -> RunRecord:
             subsets={str(name): _subset(file, name, metrics) for name, metrics in raw["metrics"].items()},
             parameters=0 if raw["config"].get("model", {}).get("reference_only") else int(raw["parameters"]),
             train_seconds=float(raw["train_seconds"]),
+            curve={str(name): _column(values) for name, values in (raw.get("curve") or {}).items()},
             raw=raw,
             path=file,
             sha256=hashlib.sha256(content).hexdigest(),
         )
+    except DataError:
+        raise
     except KeyError as error:
         raise DataError(f"{file}: expected the field {error} of a run record, found none; run it again") from error
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError, OverflowError) as error:
         raise DataError(f"{file}: expected a run record, found a field of another type ({error})") from error
 
 
@@ -184,14 +196,27 @@ def _subset(file: Path, name: str, metrics: Mapping[str, Any]) -> SubsetMetrics:
             )
     bins = metrics.get("per_distance") or []
     distance = tuple((float(entry["from"]), float(entry["to"]), float(entry["mae"])) for entry in bins)
-    return SubsetMetrics(mae_all, blocks, structures, distance, dict(metrics.get("physics") or {}))
+    return SubsetMetrics(mae_all, blocks, structures, distance, _physics(metrics.get("physics") or {}))
+
+
+def _physics(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Name of the structure, and its figures as numbers, None for a missing one; empty where there are none."""
+    if not figures:
+        return {}
+    numbers = {name: _column([value])[0] for name, value in figures.items() if name != "structure"}
+    return {"structure": str(figures["structure"]), **numbers}
+
+
+def _column(values: Iterable[Any]) -> list[float | None]:
+    """Numbers, None for a missing one."""
+    return [None if value is None else float(value) for value in values]
 
 
 def by_comparison(records: Iterable[RunRecord]) -> dict[Comparison, list[RunRecord]]:
     """Sort records into the groups that may be compared, and check that the members of each can be.
 
-    Within a group a database has one split, the settings one length of training, and the seeds of a setting one
-    configuration; controls have lengths and widths of their own.
+    Within a group a database has one split, the settings one length of training and one recipe but for its rate, and
+    the seeds of a setting one configuration; controls have lengths and widths of their own.
 
     Args:
         records: run records of any origin.
@@ -228,26 +253,34 @@ def _check_conditions(records: Sequence[RunRecord]) -> None:
     """Refuse to average, or to compare, runs of different lengths or recipes."""
     seeds: dict[tuple[str, str], RunRecord] = {}
     rows: dict[str, RunRecord] = {}
+    backbones: dict[tuple[str, str], RunRecord] = {}
     for record in records:
         if record.label == record.setting:
+            backbone = record.setting.partition("+")[0]
             _require_alike(seeds.setdefault((record.dataset, record.setting), record), record, EVERYTHING)
-            _require_alike(rows.setdefault(record.dataset, record), record, SHARED)
+            _require_alike(rows.setdefault(record.dataset, record), record, (*SHARED, *RECIPE))
+            _require_alike(backbones.setdefault((record.dataset, backbone), record), record, OF_BACKBONE)
 
 
 def _require_alike(first: RunRecord, second: RunRecord, names: tuple[str, ...]) -> None:
-    """Compare two configurations; a key that only a newer version has counts where settings must share it."""
+    """Compare two configurations; a key that only a newer version has counts where it is one of ``SHARED``."""
     before, after = (dict(_flat(record.raw["config"])) for record in (first, second))
-    keys = (key for key in {**before, **after} if key.startswith(names) and key not in FREE)
+    keys = (key for key in {**before, **after} if _among(key, names) and key not in FREE)
     changed = [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
         for key in keys
-        if before.get(key) != after.get(key) and (key.startswith(SHARED) or (key in before and key in after))
+        if before.get(key) != after.get(key) and (_among(key, SHARED) or (key in before and key in after))
     ]
     if changed:
         raise DataError(
             f"{first.path} and {second.path} were trained differently ({', '.join(changed)}); they cannot stand in one "
             "table: move one of them to another folder"
         )
+
+
+def _among(key: str, names: tuple[str, ...]) -> bool:
+    """Say whether a key is one of the names, or of a section named by its point."""
+    return key in names or f"{key.partition('.')[0]}." in names
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

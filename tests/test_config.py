@@ -18,13 +18,15 @@ from tracegrad.config import (
     Config,
     changed_keys,
     config_from_dict,
+    load,
     load_config,
     merge,
     option_rows,
     read_preset,
     read_yaml,
 )
-from tracegrad.config.load import MAX_FILE_BYTES, PRESET_FOLDER
+from tracegrad.config.load import PRESET_FOLDER
+from tracegrad.config.yaml_files import MAX_FILE_BYTES
 from tracegrad.errors import ConfigError
 
 KEYS = ("MG", "MM", "BG", "BB", "BT", "BS")
@@ -176,6 +178,8 @@ def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> Non
         ("training: {epochs: 1}\nmodel: {trace_of_residual: true}\nrecipe: paper", "needs model.reference true"),
         ("training: {epochs: 1}\nmodel: {reference_only: true}\nrecipe: paper", "needs model.reference true"),
         ("3: 4", "unknown key '3'"),
+        ("datasets: [learnin_rate]", "datasets: unknown 'learnin_rate'. Did you mean 'learning_rate'"),
+        ("datasets: [[epochs]]", "datasets: unknown"),
     ],
 )
 def test_wrong_files_are_refused_by_name(file: Path, text: str, message: str) -> None:
@@ -184,6 +188,117 @@ def test_wrong_files_are_refused_by_name(file: Path, text: str, message: str) ->
         load_config(file)
     assert "my.yaml" in str(error.value)
     assert len(str(error.value)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("training: {learning_rate: 0.02}\nmodel: {r_max: 6}\ntraining: {epochs: 7}\n", "training", (3, 1)),
+        ("training:\n  epochs: 7\n  seed: 1\n  'epochs': 8\n", "epochs", (4, 2)),
+        ("training: {epochs: 7, epochs: 8}", "epochs", (1, 1)),
+        ("settings:\n  HarmoSE: {}\n  HarmoSE: {training: {epochs: 2}}\n", "HarmoSE", (3, 2)),
+    ],
+    ids=["section", "key", "one line", "entry"],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(
+    file: Path, text: str, key: str, lines: tuple[int, int]
+) -> None:
+    file.write_text(text, encoding="utf-8")
+    message = f"{file}: line {lines[0]}: expected every key once, found '{key}' again, which is in line {lines[1]} too"
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        load_config(file)
+    assert yaml.safe_load(text)  # control: the library itself takes it, and drops the first of the two
+    with pytest.raises(ConfigError, match=r"cannot read the value '{a: 1, a: 2}'"):
+        load_config(preset="smoke", overrides=["loggers={a: 1, a: 2}"])
+
+
+def test_merge_keys_and_aliases_are_no_repetition(file: Path) -> None:
+    file.write_text(
+        "settings:\n"
+        "  DeepHE3: &wide {training: &short {epochs: 7, clip: 1}}\n"
+        "  HarmoSE: {<<: *wide, training: {<<: *short, clip: 2}}\n"
+        "  DeepHE3+Grad: {model: {}, training: {<<: *short, <<: {seed: 9}}}\n"
+        "  DeepHE3+Trace: *wide\n",
+        encoding="utf-8",
+    )
+    found = [load_config(file, setting=setting).training for setting in ("DeepHE3", "HarmoSE", "DeepHE3+Grad")]
+    assert [(training.epochs, training.clip, training.seed) for training in found] == [
+        (7, 1.0, 42), (7, 2.0, 42), (7, 1.0, 9),
+    ]  # fmt: skip
+    assert load_config(file, setting="DeepHE3+Trace").training == found[0]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        (
+            "settings: {HarmoSE: {training: {learnin_rate: 1}}}",
+            "settings: {HarmoSE: {training: {learning_rate: 1}}}",
+            "settings.HarmoSE: unknown key 'training.learnin_rate'. Did you mean 'learning_rate'",
+        ),
+        (
+            "datasets: {BT: {model: {r_max: far}}}",
+            "datasets: {BT: {model: {r_max: 9}}}",
+            "datasets.BT: model.r_max: expected finite number, found str 'far'",
+        ),
+        (
+            "datasets: {BT: {modle: {r_max: 9}}}",
+            "datasets: {BT: {model: {r_max: 9}}}",
+            "datasets.BT: unknown key 'modle'. Did you mean 'model'",
+        ),
+        (
+            "datasets: {BT: {settings: {HarmoSE: {training: {schedule: cosin}}}}}",
+            "datasets: {BT: {settings: {HarmoSE: {training: {schedule: cosine}}}}}",
+            "datasets.BT: settings.HarmoSE: training.schedule: unknown value 'cosin'. Did you mean 'cosine'",
+        ),
+        (
+            "datasets: {BT: {settings: {HarmSE: {}}}}",
+            "datasets: {BT: {settings: {HarmoSE: {}}}}",
+            "datasets.BT: settings: unknown 'HarmSE'. Did you mean 'HarmoSE'",
+        ),
+        (
+            "settings: {HarmoSE: {datasets: [learnin_rate]}}",
+            "settings: {HarmoSE: {datasets: [learning_rate]}}",
+            "settings.HarmoSE: datasets: unknown 'learnin_rate'. Did you mean 'learning_rate'",
+        ),
+    ],
+    ids=["key", "type", "section", "entry of an entry", "setting", "list"],
+)
+def test_what_belongs_to_other_choices_is_checked_too(file: Path, wrong: str, right: str, message: str) -> None:
+    chosen = {"dataset": "MG", "setting": "DeepHE3"}
+    file.write_text(f"training: {{epochs: 1}}\n{wrong}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=re.escape(f"{file}: {message}")):
+        load_config(file, **chosen)
+    file.write_text(f"training: {{epochs: 1}}\n{right}\n", encoding="utf-8")
+    found = load_config(file, **chosen)
+    file.write_text("training: {epochs: 1}\n", encoding="utf-8")
+    assert load_config(file, **chosen) == found  # they change nothing where they are not chosen
+
+
+def test_every_entry_that_comes_with_the_package_is_right() -> None:
+    for path in [*PRESET_FOLDER.glob("*.yaml"), *PRESET_FOLDER.glob("recipes/*.yaml")]:
+        load_config(path, overrides=["epochs=1"])
+
+
+def test_an_entry_with_many_names_is_looked_at_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, entries = load._build, []
+
+    def note(cls: type, content: object, where: str, prefix: str) -> object:
+        entries.extend([where] if ": datasets." in where and not prefix else [])
+        assert len(entries) <= 120, "9^9 paths lead to the first entry"
+        return original(cls, content, where, prefix)
+
+    monkeypatch.setattr(load, "_build", note)
+    lines = ["datasets:", "  l0: &l0 {training: {epochs: 1}}"]
+    for k in range(1, 10):
+        names = ", ".join(f"{name}: *l{k - 1}" for name in "abcdefghi")
+        lines.append(f"  l{k}: &l{k} {{datasets: {{{names}}}}}")
+    file.write_text("\n".join([*lines, "training: {epochs: 1}"]), encoding="utf-8")
+    load_config(file)
+    assert len(entries) == 10
+    file.write_text(file.read_text().replace("{epochs: 1}", "{epoch: 1}", 1), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"datasets.l0: unknown key 'training.epoch'. Did you mean 'epochs'"):
+        load_config(file)
 
 
 def test_a_file_that_names_a_preset_changes_that_preset(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Errors that a user can cause and repair; the command line prints the message alone and exits with code 2."""
+"""Errors that a user can cause and repair; the command line prints the message alone and exits with its code, 2."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from tracegrad.model import frame_degree, predict_blocks
 from tracegrad.physics import physics_metrics
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
 from tracegrad.training.device import choose_device, process_rank
+from tracegrad.training.folder import FINAL_FILE
 
 RECORD_FILE = "run.json"
 UNTWISTED_KEYS = ("MG", "MM")  # their one test subset is called "all" in the tables
@@ -132,25 +133,55 @@ def run_and_record(
         The run record, as in ``runs/*.json`` of a sweep, errors in meV; empty in all processes of a run but the first.
 
     Raises:
-        DataError: the baseline is of other structures; said before the training.
+        DataError: a test structure is damaged or has no Hamiltonian, or the baseline is of other structures; said
+            before the training.
     """
     from tracegrad.training.run import train
 
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
     if baseline is not None:
         check_baseline(baseline["metrics"], {name: subset.names for name, subset in _test_subsets(data).items()})
+    if not (Path(out) / FINAL_FILE).is_file():  # else nothing is trained that a fault could make useless
+        _check_test_structures(data)
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)
     record_file = Path(out) / RECORD_FILE
     if process_rank(config.training) > 0:
         return {}
     if resume and record_file.is_file():
-        return read_record(record_file)
+        return read_record(record_file) if baseline is None else _compare_record(record_file, baseline["metrics"])
     model, _, rest = load_checkpoint(checkpoint)
     metrics = evaluate_dataset(model.to(choose_device(config.training)), data)
     if baseline is not None:
         metrics = relative_to_baseline(metrics, baseline["metrics"])
     record = make_record(config, data, metrics, rest["info"])
     write_record(record_file, record)
+    return record
+
+
+def _check_test_structures(dataset: Dataset) -> None:
+    """Read every test structure once, which checks it; in all processes of a run, so that none waits for another."""
+    for subset in _test_subsets(dataset).values():
+        for structure in subset:
+            if structure.hamiltonian is None:
+                raise DataError(
+                    f"{structure.name}: expected a Hamiltonian to measure the network on, found none; add it, or take "
+                    "the structure out of the test structures"
+                )
+
+
+def _compare_record(path: Path, baseline: Mapping[str, Any]) -> dict[str, Any]:
+    """Record of a finished run with its challenging metrics taken where a baseline is worst, in the file too."""
+    record = read_record(path)
+    try:
+        metrics = relative_to_baseline(record["metrics"], baseline)
+    except (KeyError, TypeError):
+        raise DataError(
+            f"{path}: expected per_structure and mae_block in the metrics of every subset, found a record without; "
+            "remove it, and --resume measures the run again"
+        ) from None
+    if metrics != record["metrics"]:
+        record["metrics"] = metrics
+        write_record(path, record)
     return record
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,7 +38,8 @@ state = out / "state"
 first = int(state.read_text()) if state.exists() else 0
 for step in range(first, steps):
     time.sleep(pause)
-    state.write_text(str(step + 1))
+    (out / "next").write_text(str(step + 1))
+    (out / "next").replace(state)  # a training may be killed at any moment
     with (notes / "steps.txt").open("a") as stream:
         print(name, step, file=stream)
 overrides = [text for word, text in zip(words, words[1:]) if word == "--set"]
@@ -82,6 +84,18 @@ def notes(tmp_path: Path) -> Callable[[str], list[str]]:
         return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
 
     return read
+
+
+@pytest.fixture(scope="session")
+def finished() -> Callable[..., dict[str, Any]]:
+    """Make the record of a finished run from the fields that matter to a test; the others are made up."""
+
+    def make(**fields: Any) -> dict[str, Any]:
+        record = {"dataset": "MG", "setting": "DeepHE3", "seed": 42, "source": "bundled", "preset": "bundled"}
+        record |= {"parameters": 7, "train_seconds": 1.5, "steps": 40, "config": {}}
+        return record | {"metrics": {"all": {"mae_all": 2.5}}} | fields
+
+    return make
 
 
 @pytest.fixture

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import convergence
 from benchmarks.convergence import (
     LEVELS,
     Case,
@@ -42,15 +45,14 @@ def test_a_level_that_was_not_reached_has_no_time() -> None:
     assert len(LEVELS) == 4
 
 
-def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
+def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path, finished: Callable[..., dict[str, Any]]) -> None:
     """With run.json and history.csv in place nothing is trained, and the table holds the measured seconds."""
     options = make_parser().parse_args(["--work", str(tmp_path), "--recipes", "fast"])
     (case,) = make_cases(options)
     folder = tmp_path / case.name
     folder.mkdir()
     (folder / "history.csv").write_text(HISTORY, encoding="utf-8")
-    record = {"steps": 40, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}}
-    record["config"] = configuration(case, options).to_dict()
+    record = finished(config=configuration(case, options).to_dict())
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     curve = run(case, options)
     assert "| 3 | 3 | 9 | - | 1.900 |" in table([curve])
@@ -58,6 +60,30 @@ def test_a_complete_run_is_read_and_not_repeated(tmp_path: Path) -> None:
     assert len(draw([curve], "MG").axes[0].lines) == 1 + len(LEVELS)
     with pytest.raises(ConfigError, match=r"training\.max_seconds: 900\.0 -> 30\.0.*give another --work"):
         run(replace(case, seconds=30.0), options)  # the folder has the same name, the run is another
+
+
+@pytest.mark.parametrize(
+    ("words", "trained", "message"),
+    [
+        (("--settings", "DeepHE3,Foo"), 0, "Foo"),
+        (("--recipes", "fast,slow"), 0, "slow"),
+        (("--recipes", "fast,paper"), 1, "stopped"),
+    ],
+    ids=["setting", "recipe", "control"],
+)
+def test_every_case_is_checked_before_any_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, str], trained: int, message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def train(case: Case, _: object) -> dict[str, Any]:
+        started.append(case)
+        raise ConfigError("stopped")
+
+    started: list[Case] = []
+    monkeypatch.setattr(convergence, "run", train)
+    assert convergence.main([*words, "--out", str(tmp_path), "--work", str(tmp_path)]) == 2
+    assert message in capsys.readouterr().err
+    assert len(started) == trained
 
 
 @pytest.mark.parametrize("file", ["trials.yaml", "trials_method.yaml"])
@@ -77,7 +103,9 @@ def test_trials_that_are_no_changes_are_refused(tmp_path: Path) -> None:
         read_trials(TRIALS, ["rate 0.11"])
 
 
-def test_trials_are_ordered_by_their_error_and_keep_their_curves(tmp_path: Path) -> None:
+def test_trials_are_ordered_by_their_error_and_keep_their_curves(
+    tmp_path: Path, finished: Callable[..., dict[str, Any]]
+) -> None:
     words = [
         "--out",
         str(tmp_path / "out"),
@@ -93,8 +121,7 @@ def test_trials_are_ordered_by_their_error_and_keep_their_curves(tmp_path: Path)
         folder.mkdir(parents=True)
         (folder / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
         case = Case("MG", "DeepHE3", "fast", 60.0, read_trials(TRIALS, [name])[name], name)
-        config = configuration(case, make_parser().parse_args([])).to_dict()
-        record = {"steps": 1, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, "config": config}
+        record = finished(config=configuration(case, make_parser().parse_args([])).to_dict())
         (folder / "run.json").write_text(json.dumps(record))
     assert trials_main(words) == 0
     content = json.loads((tmp_path / "out" / "trials_MG_DeepHE3.json").read_text(encoding="utf-8"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,18 +20,25 @@ from tracegrad.model import build_model
 SETTINGS = ["DeepHE3", "DeepHE3+TraceGrad"]
 
 
-def leave(work: Path, name: str, setting: str, change: tuple[str, ...], error: float) -> None:
-    """Leave what a complete training leaves."""
-    (work / name).mkdir(parents=True)
-    (work / name / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
-    changes = ("training.max_steps=400", "training.seed=42", *change)
-    config = configuration(Case("MG", setting, "fast", 0.0, changes), make_parser().parse_args([])).to_dict()
-    record = {"steps": 400, "parameters": 7, "metrics": {"all": {"mae_all": 2.5}}, "config": config}
-    (work / name / "run.json").write_text(json.dumps(record), encoding="utf-8")
+Leave = Callable[[Path, str, str, tuple[str, ...], float], None]
 
 
 @pytest.fixture
-def command(tmp_path: Path) -> list[str]:
+def leave(finished: Callable[..., dict[str, Any]]) -> Leave:
+    """Leave what a complete training leaves."""
+
+    def write(work: Path, name: str, setting: str, change: tuple[str, ...], error: float) -> None:
+        (work / name).mkdir(parents=True)
+        (work / name / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
+        changes = ("training.max_steps=400", "training.seed=42", *change)
+        config = configuration(Case("MG", setting, "fast", 0.0, changes), make_parser().parse_args([])).to_dict()
+        (work / name / "run.json").write_text(json.dumps(finished(setting=setting, config=config)), encoding="utf-8")
+
+    return write
+
+
+@pytest.fixture
+def command(leave: Leave, tmp_path: Path) -> list[str]:
     """Return the command line of a study of two factors, one of the method alone; all but one training are complete."""
     (tmp_path / "factors.yaml").write_text("gain: {model.operator_gain: 1.0}\nwide: {model.embed_dim: 32}\n")
     gain, wide = ("model.operator_gain=1.0",), ("model.embed_dim=32",)
@@ -56,7 +65,9 @@ def test_a_condition_of_the_method_alone_is_compared_with_the_unchanged_baseline
     assert (tmp_path / "out" / "factors_MG.png").stat().st_size > 1000
 
 
-def test_every_condition_stands_on_top_of_the_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_condition_stands_on_top_of_the_start(
+    leave: Leave, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The start is a row of its own, and the baseline of what concerns the method alone."""
     norm, gain = "model.norm=graph", "model.operator_gain=1.0"
     (tmp_path / "conditions.yaml").write_text(

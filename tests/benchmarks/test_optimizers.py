@@ -12,6 +12,7 @@ import torch
 from pytorch_optimizer import SOAP as PackageSOAP
 from torch import Tensor, nn
 
+from benchmarks import optimizers
 from benchmarks.optimizers import MatrixShapes, OnMatrices, Timed, main
 from tracegrad.training.soap import SOAP
 
@@ -90,6 +91,36 @@ def test_time_of_the_closure_is_not_that_of_the_optimiser(by_name: bool) -> None
             optimizer.step(closure)
     assert len(calls) == timed.steps == 4
     assert timed.seconds < 0.5 * (time.process_time() - start)  # the closures alone take nearly all of it
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--dataset", "XX"), "unknown database 'XX'"),
+        (("--rates", "0.05,abc"), "training.learning_rate: expected finite number, found str 'abc'"),
+        (("--setting", "DeepHE4"), "Did you mean 'DeepHE3'?"),
+        (("--out", "{file}"), "File exists"),
+    ],
+    ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_refused_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, str], message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def train(*_: object) -> dict[str, float]:
+        trained.append(1)
+        return {"optimizer_ms": 1.0, "val_mae_mev": 1.0}
+
+    trained: list[int] = []
+    monkeypatch.setattr(optimizers, "train_with", train)
+    (tmp_path / "file").write_text("x")
+    option, value = words
+    out = ["--preset", "smoke", "--out", str(tmp_path / "out")]
+    assert main([*out, option, value.format(file=tmp_path / "file")]) == 2
+    assert message in capsys.readouterr().err
+    assert not trained
+    assert main(out) == 0  # control
+    assert trained
 
 
 def test_table_and_record_hold_every_optimiser_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,3 +30,22 @@ def test_only_time_of_every_step_counts(monkeypatch: pytest.MonkeyPatch, once: f
     measured = overhead.measure(config, load_dataset("MG"), steps=4)
     assert measured["whole"] == pytest.approx(per_step, abs=0.01)
     assert measured["bare"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--dataset", "XX"), 2, "unknown database 'XX'"),
+        (("--setting", "DeepHE4"), 2, "Did you mean 'DeepHE3'?"),
+        (("--json", "{folder}/none/record.json"), 2, "create it first"),
+        (("--json", "{folder}/record.json"), 1, ""),
+    ],
+    ids=["dataset", "setting", "folder", "control"],
+)
+def test_bad_input_is_told_from_a_limit_that_is_exceeded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, str], code: int, message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setattr(overhead, "measure", lambda *_: {"bare": 1.0, "whole": 2.0})
+    assert overhead.main([words[0], words[1].format(folder=tmp_path)]) == code
+    assert message in capsys.readouterr().err

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -30,6 +31,7 @@ from benchmarks.plan import (
     total_seconds,
     train_arguments,
 )
+from benchmarks.reproduce import _plan_controls
 from tracegrad.config import load_config
 from tracegrad.errors import ConfigError
 
@@ -77,7 +79,9 @@ def test_a_time_is_the_median_of_measured_ones_or_the_budget(tmp_path: Path) -> 
         files.append(tmp_path / f"{number}.json")
         files[-1].write_text(json.dumps(content))
     assert estimate(run, conditions, files) == Estimate(20.0, "median of 3 measured")
-    assert estimate(run, conditions, []) == Estimate(900.0, "budget of the preset")
+    assert estimate(run, conditions, []) == Estimate(90.0, "budget of the preset")  # 3,000 steps take 15 minutes
+    in_epochs = Run("MG", "DeepHE3", 42, "DeepHE3", ("training.max_steps=0", "training.epochs=4"))
+    assert estimate(in_epochs, conditions, []) == Estimate(None, "not measured yet")
     assert estimate(run, Conditions("bundled", "published", "cpu"), []).seconds is None
 
 
@@ -88,6 +92,17 @@ def test_a_longer_run_is_estimated_longer(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps(record | {"steps": 300, "train_seconds": 30.0}))
     longer = Run("MG", "DeepHE3", 42, "longer", ("training.max_steps=900",))
     assert estimate(longer, conditions, [tmp_path / "run.json"]) == Estimate(90.0, "median of 1 measured")
+    again = Run("MG", "DeepHE3", 42, "longer", ("training.max_steps=0", "training.epochs=26"))
+    (tmp_path / "run.json").write_text(json.dumps(record | {"steps": 299, "epochs": 13.0, "train_seconds": 30.0}))
+    assert estimate(again, conditions, [tmp_path / "run.json"]) == Estimate(60.0, "median of 1 measured")
+
+
+def test_records_from_before_an_option_was_known_are_measurements_too(root: Path) -> None:
+    records = list((root / "reports" / "results" / "bundled" / "runs").glob("MG_*.json"))
+    assert any("operator_rank" not in json.loads(path.read_bytes())["config"]["model"] for path in records)
+    found = estimate(Run("MG", "DeepHE3", 42, "DeepHE3"), Conditions("bundled", "bundled", "cpu"), records)
+    assert "measured" in found.basis
+    assert found.seconds != 900.0
 
 
 def test_total_time_counts_runs_side_by_side() -> None:
@@ -147,6 +162,33 @@ def test_controls_follow_from_finished_runs(conditions: Conditions) -> None:
     names = ["equal-time", "parameter-matched"]
     again = plan_controls(names, records, conditions, before, count, ratio)
     assert [run.overrides for run in again] == [("training.epochs=17",), matched.overrides]
+
+
+def test_a_control_that_one_database_cannot_have_is_planned_for_the_others(
+    conditions: Conditions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = make_grid(("MG", "BB"), ("DeepHE3", "DeepHE3+TraceGrad"), 1)
+    records = {run.name: finished(run.dataset, run.setting, 10.0, 100) for run in runs}
+    ledger: Any = SimpleNamespace(
+        conditions=conditions,
+        finished=lambda run: True,
+        collected=lambda run: records[run.name],
+        controls=lambda: {f"{key}_DeepHE3-equal-time_42": ("training.epochs=12",) for key in ("MG", "BB")},
+    )
+
+    def unreachable(key: str, *rest: Any) -> int:
+        if key == "BB":
+            raise ConfigError("expected more weights; leave the control out")
+        return 400
+
+    monkeypatch.setattr("benchmarks.controls._size", unreachable)
+    monkeypatch.setattr("benchmarks.controls.matched_irreps", lambda irreps, wanted, size: f"{size(irreps)}x0e")
+    planned, problems = _plan_controls(["equal-time", "parameter-matched"], runs, ledger)
+    assert [run.name for run in planned] == [
+        "MG_DeepHE3-equal-time_42", "BB_DeepHE3-equal-time_42", "MG_DeepHE3-parameter-matched_42"
+    ]  # fmt: skip
+    assert problems == ["BB, seed 42: expected more weights; leave the control out"]
+    assert problems[0] in capsys.readouterr().err
 
 
 def test_time_of_a_step_is_measured_and_not_that_of_the_runs() -> None:

@@ -61,6 +61,15 @@ def test_a_run_without_its_last_state_is_refused(folder: Path) -> None:
     (folder / "gone").rename(folder / "work" / "MG_DeepHE3_42" / "train" / "last.ckpt")
 
 
+def test_a_truncated_record_is_named(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (folder / "runs" / "MG_DeepHE3_42.json").read_text()
+    (tmp_path / "runs").mkdir()
+    for content, code in ((text, 0), (text[:40], 2)):
+        (tmp_path / "runs" / "MG_DeepHE3_42.json").write_text(content)
+        assert main([str(tmp_path), "--select", _select(folder)]) == code
+    assert "MG_DeepHE3_42.json: expected JSON" in capsys.readouterr().err
+
+
 def _select(folder: Path) -> str:
     record = json.loads((folder / "runs" / "MG_DeepHE3_42.json").read_text())
     return str(record["config"]["training"]["select"])

@@ -91,6 +91,35 @@ def test_a_record_of_another_run_is_not_taken_over(tmp_path: Path, trainer: Trai
     assert json.loads((out / "sweep.json").read_text())["failures"]
 
 
+@pytest.mark.parametrize("errors", [{}, {"mae_all": "2.0"}], ids=["none", "text"])
+def test_a_record_without_its_errors_is_taken_over_anew(
+    tmp_path: Path, trainer: Trainer, errors: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = arguments(out, "--settings", "DeepHE3", "--resume")
+    assert main(words, trainer()) == 0
+    path = out / "runs" / "MG_DeepHE3_42.json"
+    whole = path.read_text()
+    path.write_text(json.dumps(json.loads(whole) | {"metrics": {"all": errors}}))
+    for state in ("done", "kept"):  # kept, the control: a whole one is not taken over again
+        capfd.readouterr()
+        assert main(words, trainer()) == 0
+        assert capfd.readouterr().out.rstrip().endswith(f"1 {state}")
+        assert json.loads(path.read_text()) == json.loads(whole)
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, trainer: Trainer, notes: Notes, below: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("x")
+    assert main(arguments(tmp_path / "file" / below), trainer()) == 2
+    error = capfd.readouterr().err
+    assert "--out: expected a folder" in error
+    assert str(tmp_path / "file") in error
+    assert notes("starts") == []
+
+
 def test_a_failure_stays_reported_until_its_run_has_a_record(tmp_path: Path, trainer: Trainer) -> None:
     out = tmp_path / "out"
     assert main(arguments(out, "--settings", "DeepHE3"), trainer(failing="DeepHE3")) == 1
@@ -206,6 +235,14 @@ def test_trainings_run_side_by_side_where_one_leaves_room(words: tuple[str, ...]
         (("--controls", "equal-tim"), "Did you mean 'equal-time'?"),
         (("--slurm", "partition=x"), "--executor slurm only"),
         (("--slurm", "partition"), "expected KEY=VALUE"),
+        (("--slurm", "partition=["), "cannot read the value '['"),
+        (("--hours", "inf"), "expected a time above 0, found inf"),
+        (("--hours", "-1"), "expected a time above 0, found -1"),
+        (("--set", "seed=7"), "training.seed: expected 42, found 7; --seeds decides it"),
+        (("--set", "dataset=MM"), "data.dataset: expected 'MG', found 'MM'; --dataset decides it"),
+        (("--settings", "DeepHE3", "--set", "setting=HarmoSE"), "--settings decides it"),
+        (("--set", "device=cuda"), "--device decides it"),
+        (("--dataset", "MG,BG", "--source", "."), "expected one database with a path, found MG, BG"),
     ],
     ids=lambda value: value[0].strip("-") if isinstance(value, tuple) else "",
 )
@@ -233,6 +270,9 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(
     printed = capfd.readouterr().out
     assert all(f"MG_{setting}_{seed}" in printed for setting in FOUR for seed in (42, 43))
     assert "8 to run" in printed
+    assert "planned from the finished runs" not in printed
+    assert main(arguments(tmp_path / "out", "--controls", "equal-time", "--dry-run"), trainer()) == 0
+    assert "then, planned from the finished runs: equal-time" in capfd.readouterr().out
     assert not (tmp_path / "out").exists()
     assert notes("starts") == []
 

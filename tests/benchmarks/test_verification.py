@@ -11,6 +11,7 @@ import pytest
 from benchmarks.ledger import Ledger, write_json
 from benchmarks.plan import Run, configuration, make_conditions
 from benchmarks.verification import write_verification
+from tracegrad.errors import DataError
 from tracegrad.evaluation import run_and_record
 
 TINY = ("hidden_irreps=4x0e+2x1o+2x2e", "embed_dim=4", "num_radial=8", "operator_width=4", "trace_width=4")
@@ -62,6 +63,18 @@ def test_an_error_above_its_own_mae_is_no_pass(sweep: tuple[Ledger, list[Run]]) 
     assert path is not None
     assert by_name(path)["MM HarmoSE: budget"]["verdict"] != "PASS"
     assert json.loads(path.read_text())["verdict"] != "PASS"
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"target": "x", "checks": []}', '{"reports": [{"target": "x"}]}'])
+def test_a_report_that_is_not_of_this_sweep_is_left_alone(sweep: tuple[Ledger, list[Run]], content: str) -> None:
+    ledger, runs = sweep
+    path = ledger.out / "verify.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match="move the file away"):
+        write_verification(ledger, runs[1:])
+    assert path.read_text() == content
+    path.unlink()
+    assert write_verification(ledger, runs[1:]) == path
 
 
 def test_no_checkpoint_no_file(tmp_path: Path) -> None:

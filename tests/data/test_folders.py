@@ -12,6 +12,7 @@ import pytest
 
 from tracegrad.data import Structure, load_dataset, write_deeph
 from tracegrad.data.convert import open_source
+from tracegrad.data.dataset import BUNDLED_FOLDER
 from tracegrad.data.folders import read_split, scan_folders, write_split
 from tracegrad.data.splits import release_split, split_sha256
 from tracegrad.errors import DataError
@@ -147,6 +148,29 @@ def test_structures_of_two_bases_or_spins_make_no_dataset(tmp_path: Path, make_s
     (tmp_path / "b" / "orbital_types.dat").write_text("0 1 0\n0 1 2\n0 1 0\n")
     with pytest.raises(DataError, match="one dataset needs one basis"):
         load_dataset("toy", tmp_path)
+
+
+def test_a_folder_of_several_sets_is_refused(folder_of_ten: Path) -> None:
+    write_split(scan_folders(folder_of_ten, "toy"))
+    assert len(load_dataset("toy", folder_of_ten).train) > 0
+    with pytest.raises(DataError, match=r"expected one set of structures, found those of set, .* give the folder"):
+        load_dataset("toy", folder_of_ten.parent)
+
+
+@pytest.mark.parametrize(
+    ("key", "source", "message"),
+    [
+        ("BG", "MG", "found those of MG, C without spin-orbit coupling"),  # the same element
+        ("MM", "MG", "expected data of MM .*Mo, S without"),
+        ("BS", "BT", "found those of BT, Bi, Te with spin-orbit coupling"),
+    ],
+)
+def test_data_are_not_taken_for_those_of_another_database(key: str, source: str, message: str) -> None:
+    file = BUNDLED_FOLDER / f"{source}.h5"
+    with pytest.raises(DataError, match=message):
+        load_dataset(key, file)
+    assert load_dataset(source, file).key == source
+    assert load_dataset("my own name", file).key == "my own name"
 
 
 def test_sources_that_are_not_there_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

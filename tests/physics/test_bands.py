@@ -185,6 +185,9 @@ def test_path_leaves_the_vacuum_out() -> None:
     assert mesh_for(structure) == (3, 3, 1)
     with pytest.raises(DataError, match="no k-path"):
         k_path(structure, "GQ")
+    with pytest.raises(DataError, match="expected special points such as GMKG, found ''"):
+        k_path(structure, "")
+    assert len(k_path(structure, "G").points) == 1  # control: one point is a path
 
 
 def test_density_of_states_counts_the_electrons(graphene: Structure) -> None:

@@ -93,6 +93,9 @@ def test_the_command_writes_table_and_figure_and_refuses_half_a_comparison(
     assert main([str(folders[1]), "--out", str(tmp_path / "other")]) == 2
     assert f"expected runs of DeepHE3 and {METHOD} with one seed, found none" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+    (tmp_path / "file").write_text("x")
+    assert main([str(folders[0]), "--out", str(tmp_path / "file")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
     write_into(folders[1], fake_record("BB"), fake_record("BB", METHOD))
     assert main([str(folders[1]), "--out", str(tmp_path / "other")]) == 2
     assert "expected a number at config.training.learning_rate" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from reports.__main__ import main
 from reports.build import build
 from reports.records import by_comparison, load_records, read_record
 from reports.render import error_text, latex, latex_escape, markdown, p_text, write_tables
@@ -189,9 +190,20 @@ def test_published_values_are_those_of_the_paper() -> None:
         ({"seed": None}, "field of another type"),
         ({"metrics": {"all": {"mae_all": float("nan"), "mae_block": {}}}}, "expected finite errors"),
         ({"config": {"training": {}}, "recipe": ""}, "expected the field 'recipe'"),
+        ({"metrics": {"all": {"mae_all": "abc", "mae_block": {}}}}, "another type .*'abc'"),
+        ({"metrics": {"all": {"mae_all": 1.0, "mae_block": {}, "physics": {"mu": 1.0}}}}, "the field 'structure'"),
+        ({"metrics": {"all": {"mae_all": 1.0, "mae_block": {}, "physics": {"structure": "a", "mu": "b"}}}}, "'b'"),
+        ({"seed": "x"}, "another type .*'x'"),
+        ({"seed": float("inf")}, "another type .*infinity"),
+        ({"steps": "80"}, "expected a whole number of steps, found '80'"),
+        ({"curve": [1, 2]}, "another type .*'items'"),
+        ({"curve": {"step": [1, "a"]}}, "another type .*'a'"),
     ],
-    ids=["missing", "type", "nan", "recipe"],
-)
+    ids=[
+        "missing", "type", "nan", "recipe", "text", "physics", "physics-text", "seed", "infinite", "steps", "curve",
+        "column",
+    ],
+)  # fmt: skip
 def test_a_broken_record_is_rejected(
     fake_record: Make, write_records: Write, change: dict[str, Any], message: str
 ) -> None:
@@ -203,6 +215,14 @@ def test_a_broken_record_is_rejected(
 def test_a_truncated_record_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"dataset": "MG", ', encoding="utf-8")
     with pytest.raises(DataError, match="expected a run record in JSON"):
+        read_record(tmp_path / "run.json")
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_a_record_of_endless_nesting_is_rejected(fake_record: Make, tmp_path: Path, depth: int) -> None:
+    text = json.dumps(fake_record()).replace('"steps": 80', f'"steps": {"[" * depth}{"]" * depth}')
+    (tmp_path / "run.json").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=r"run\.json: expected"):
         read_record(tmp_path / "run.json")
 
 
@@ -305,6 +325,40 @@ def test_an_approximate_network_has_its_equivariance_error_beside_its_mae(
     assert not any(table.approximate for table in tables_of(folder))  # control: nothing was measured
 
 
+@pytest.mark.parametrize(
+    "report",
+    [
+        {"target": "MM HarmoSE"},
+        {"checks": [{"name": "budget", "error": 1.0}]},
+        {"target": "MM HarmoSE", "checks": [{"error": 1.0}]},
+        {"target": "MM HarmoSE", "checks": [{"name": "budget", "error": "small"}]},
+        "MM HarmoSE",
+    ],
+    ids=["no-checks", "no-target", "no-name", "no-number", "text"],
+)
+def test_a_broken_report_of_the_verifier_is_named(
+    fake_record: Make, write_records: Write, report: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_records(fake_record("MM"))
+    (folder / "verify.json").write_text(json.dumps({"verdict": "PASS", "checks": [], "reports": [report]}))
+    assert main([str(folder)]) == 2
+    assert "verify.json: expected in every report a target and checks" in capsys.readouterr().err
+    whole = {"verdict": "PASS", "checks": [], "reports": [measured("MM HarmoSE", 0.1)]}
+    (folder / "verify.json").write_text(json.dumps(whole))
+    assert main([str(folder)]) == 0  # control
+
+
+@pytest.mark.parametrize("out", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_named(
+    fake_record: Make, write_records: Write, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_records(fake_record())
+    (folder / "file").write_text("x")
+    assert main([str(folder), "--out", str(folder / out)]) == 2
+    assert str(folder / "file") in capsys.readouterr().err
+    assert main([str(folder), "--out", str(folder / "new" / "below")]) == 0  # control
+
+
 def test_a_table_says_how_many_steps_its_rows_took(fake_record: Make, write_records: Write) -> None:
     control = fake_record(label="DeepHE3 (equal time)", steps=1234)
     alike = [fake_record(steps=3000), fake_record(setting="DeepHE3+Grad", steps=3000), control]
@@ -316,9 +370,10 @@ def test_a_table_says_how_many_steps_its_rows_took(fake_record: Make, write_reco
     assert mixed.title.endswith("recipe fast")  # control: nothing is said where databases differ
 
 
-def trained(**training: object) -> dict[str, object]:
-    given = {"seed": 42, "max_steps": 0, "learning_rate": 0.1, "select": "best"} | training
-    return {"recipe": "fast", "data": {}, "model": {}, "training": given}
+def trained(model: dict[str, object] | None = None, **training: object) -> dict[str, object]:
+    given = {"seed": 42, "max_steps": 0, "learning_rate": 0.1, "select": "best", "optimizer": "soap"} | training
+    built = {"norm": "none", "reference": True, "hermitian": True, "embed_dim": 64} | (model or {})
+    return {"recipe": "fast", "data": {}, "model": built, "training": given}
 
 
 @pytest.mark.parametrize(
@@ -328,9 +383,17 @@ def trained(**training: object) -> dict[str, object]:
         ({"seed": 42}, {"seed": 43, "config": trained(learning_rate=0.5)}, "training.learning_rate"),
         ({}, {"setting": "DeepHE3+Grad", "config": trained(max_steps=1200)}, "training.max_steps: 0 -> 1200"),
         ({}, {"setting": "DeepHE3+Grad", "config": trained(select="last")}, "training.select: 'best' -> 'last'"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained(optimizer="adam")}, "training.optimizer: 'soap' -> 'adam'"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained({"norm": "graph"})}, "model.norm: 'none' -> 'graph'"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained({"reference": False})}, "model.reference: True -> False"),
+        ({}, {"setting": "DeepHE3+Grad", "config": trained({"hermitian": False})}, "model.hermitian: True -> False"),
+        ({}, {"setting": "HarmoSE", "config": trained({"norm": "graph"})}, "model.norm: 'none' -> 'graph'"),
     ],
-    ids=["length-of-seeds", "rate-of-seeds", "length-of-settings", "weights-of-settings"],
-)
+    ids=[
+        "length-of-seeds", "rate-of-seeds", "length-of-settings", "weights-of-settings", "optimizer-of-settings",
+        "norm-of-settings", "targets-of-settings", "symmetry-of-settings", "norm-of-backbones",
+    ],
+)  # fmt: skip
 def test_runs_trained_differently_do_not_stand_in_one_table(
     fake_record: Make, write_records: Write, first: dict[str, Any], second: dict[str, Any], key: str
 ) -> None:
@@ -348,6 +411,22 @@ def test_seeds_rates_of_settings_and_lengths_of_controls_may_differ(fake_record:
     ]
     (table,) = tables_of(write_records(*records))
     assert len([row for row in table.rows if row.records]) == 4
+
+
+def test_what_is_of_the_method_the_backbone_or_a_newer_version_may_differ(
+    fake_record: Make, write_records: Write
+) -> None:
+    method, old = trained({"operator": "packed", "trace_width": 8}, lambda_trace=0.1, trace_loss="mse"), trained()
+    old["model"] = {}  # from before its keys were known
+    second = trained({"hermitian": False}, rotate_after=0.6)
+    records = [
+        fake_record("MM", config=trained()),
+        fake_record("MM", "DeepHE3+TraceGrad", config=method),
+        fake_record("MM", "DeepHE3+Grad", config=old),
+        fake_record("MM", "HarmoSE", config=second),
+        fake_record("MM", "HarmoSE+TraceGrad", config=second),
+    ]
+    assert len([row for table in tables_of(write_records(*records)) for row in table.rows if row.records]) == 5
 
 
 def test_latex_is_well_formed(fake_record: Make, write_records: Write) -> None:

@@ -18,7 +18,7 @@ ORBITALS = {6: (0, 1), 14: (0, 1)}
 SUBSETS = {"train": 4, "val": 2, "test": 2, "test_twisted": 1}
 
 TINY = {
-    "data": {"dataset": "BG"},
+    "data": {"dataset": "toy"},
     "model": {
         "setting": "DeepHE3+TraceGrad",
         "hidden_irreps": "4x0e+4x1o+2x2e",
@@ -82,7 +82,7 @@ def dataset() -> Dataset:
         subset: StructureSequence(tuple(n for n in structures if n.rsplit("_", 1)[0] == subset), structures.__getitem__)
         for subset in SUBSETS
     }
-    return Dataset("BG", "tiny", ORBITALS, False, manifest={}, **subsets)
+    return Dataset("toy", "tiny", ORBITALS, False, manifest={}, **subsets)
 
 
 @pytest.fixture(scope="session")

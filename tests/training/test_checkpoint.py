@@ -132,7 +132,7 @@ def test_data_with_other_orbitals_or_spin_are_refused(dataset: Dataset) -> None:
     data = DataSummary.of(dataset)
     check_same_data("x", data, {6: (0, 1)}, False)  # fewer elements are fine
     for orbitals, spinful in (({6: (0, 0, 1)}, False), ({6: (0, 1), 8: (0, 1)}, False), ({6: (0, 1)}, True)):
-        with pytest.raises(CheckpointError, match="x: made for BG with the shells"):
+        with pytest.raises(CheckpointError, match="x: made for toy with the shells"):
             check_same_data("x", data, orbitals, spinful)
 
 

@@ -43,7 +43,7 @@ torch.distributed.init_process_group(
     "gloo", f"file://{folder}/meeting", rank=rank, world_size=2, timeout=timedelta(seconds=100)
 )
 network = load_checkpoint(folder / "net.ckpt")[0].train()
-structure = load_dataset("BG", source=str(folder / "data.h5")).train[rank]
+structure = load_dataset("toy", source=str(folder / "data.h5")).train[rank]
 
 
 class InFrame(torch.nn.Module):
@@ -112,7 +112,7 @@ def test_gradients_of_two_processes_are_those_of_the_joint_batch(
     save_checkpoint(tmp_path / "net.ckpt", model, config, DataSummary.of(dataset), {})
     targets = model.targets
     assert isinstance(targets, TargetLayout)
-    stored = load_dataset("BG", source=str(tmp_path / "data.h5"))
+    stored = load_dataset("toy", source=str(tmp_path / "data.h5"))
     batch = collate([build_graph(stored.train[k], targets) for k in range(2)])
     terms = TraceGradLoss()(model.in_frame(batch), batch)  # type: ignore[operator]
     terms.total.backward()

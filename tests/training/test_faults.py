@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +22,16 @@ import torch
 
 from tracegrad.cli import main
 from tracegrad.config import Config
+from tracegrad.data import Dataset, Structure, StructureSequence, write_deeph
+from tracegrad.data.folders import FolderSet, write_split
+from tracegrad.errors import DataError
+from tracegrad.evaluation import run_and_record
+from tracegrad.training.callbacks import Supervisor
 from tracegrad.training.checkpoint import read_tensors
 from tracegrad.training.folder import open_run_folder
 from tracegrad.training.resume import AtomicCheckpointIO
 
+Tiny = Callable[..., Config]
 Train = Callable[..., int]
 Refused = Callable[..., None]
 
@@ -142,3 +152,70 @@ def test_damaged_blocks_of_the_data_are_named_before_the_first_step(
     refused(tmp_path / "run", str(damaged), "train_1", options=("--source", str(damaged)))
     assert sorted(contents(tmp_path / "run")) == [".lock"]
     assert train(tmp_path / "run") == 0  # the folder is free for the corrected command
+
+
+@pytest.mark.parametrize("subset", ["test", "test_twisted"])
+def test_a_damaged_test_structure_is_named_before_the_first_step(
+    subset: str, train: Train, refused: Refused, dataset: Dataset, tmp_path: Path
+) -> None:
+    folders, split = tmp_path / "data", {name: structures.names for name, structures in dataset.subsets.items()}
+    for structure in itertools.chain(*dataset.subsets.values()):
+        write_deeph(structure, folders / structure.name)
+    paths = {name: name for name in itertools.chain(*split.values())}
+    write_split(FolderSet(folders, paths, split, "as given"))
+    damaged = folders / f"{subset}_0" / "hamiltonians.h5"
+    sound = damaged.read_bytes()
+    damaged.write_bytes(sound[: len(sound) // 2])
+    refused(tmp_path / "run", str(damaged), "not a readable HDF5 file", options=("--source", str(folders)))
+    assert not (tmp_path / "run").exists()
+    damaged.write_bytes(sound)
+    assert train(tmp_path / "run", "--source", str(folders)) == 0  # control: the folder is free, the data are right
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert sorted(record["metrics"]) == ["nt", "t"]
+
+
+def without_hamiltonian(dataset: Dataset, name: str) -> Dataset:
+    """Return the data with one test structure that has no Hamiltonian."""
+
+    def read(wanted: str) -> Structure:
+        structure = dataset.test.read(wanted)
+        return replace(structure, hamiltonian=None) if wanted == name else structure
+
+    return replace(dataset, test=StructureSequence(dataset.test.names, read))
+
+
+def test_a_test_structure_without_a_hamiltonian_is_named_before_the_first_step(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=r"test_1: expected a Hamiltonian to measure the network on, found none; add"):
+        run_and_record(tiny(), tmp_path / "run", quiet=True, dataset=without_hamiltonian(dataset, "test_1"))
+    assert not (tmp_path / "run").exists()
+    none = replace(dataset, test=dataset.test[:0], test_twisted=dataset.test_twisted[:0])
+    with pytest.raises(DataError, match="expected test structures, found none; check the split"):
+        run_and_record(tiny(), tmp_path / "run", quiet=True, dataset=none)
+    assert not (tmp_path / "run").exists()
+    run_and_record(tiny(), tmp_path / "run", quiet=True, dataset=without_hamiltonian(dataset, "train_1"))  # control
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_ends_with_exit_code_130(
+    number: signal.Signals,
+    train: Train,
+    refused: Refused,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    original = Supervisor.on_train_batch_end
+
+    def stop(self: Supervisor, trainer, *rest: object) -> None:  # type: ignore[no-untyped-def]
+        original(self, trainer, *rest)
+        if trainer.global_step == 5:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Supervisor, "on_train_batch_end", stop)
+        assert train(tmp_path / "run") == 130
+    assert capsys.readouterr().err.endswith("run: stopped after step 5; continue with --resume\n")
+    refused(tmp_path / "run", "holds another run; continue it with --resume")  # control: a mistake ends with 2
+    assert train(tmp_path / "run", "--resume") == 0

@@ -99,7 +99,7 @@ def test_a_run_shows_how_far_it_is(
         monkeypatch.setattr(progress, name, 0.0)
     train(tiny(), tmp_path / "run", dataset=dataset)
     text = screens[0].export_text()
-    assert "BG DeepHE3+TraceGrad seed 42  step 12  val rms " in text
+    assert "toy DeepHE3+TraceGrad seed 42  step 12  val rms " in text
     assert ("ETA" in text) == terminal  # without one a line now and then says the same in per cent
     assert terminal or "100 %" in text
     train(tiny(), tmp_path / "quiet", quiet=True, dataset=dataset)

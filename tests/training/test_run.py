@@ -66,7 +66,7 @@ def test_every_setting_trains_and_leaves_its_files(tiny: Tiny, dataset: Dataset,
     assert record == json.loads((tmp_path / "run" / "run.json").read_text())
     assert set(record) >= {"dataset", "setting", "seed", "source", "preset", "metrics", "parameters", "train_seconds"}
     assert set(record) >= {"epochs", "git_commit", "split_sha256", "config", "versions", "device", "recipe"}
-    assert (record["dataset"], record["setting"], record["seed"]) == ("BG", setting, 42)
+    assert (record["dataset"], record["setting"], record["seed"]) == ("toy", setting, 42)
     assert (record["epochs"], record["steps"]) == (8.0, 32)
     assert record["split_sha256"] == dataset.split_sha256
     assert set(record["metrics"]) == {"nt", "t"}
@@ -215,6 +215,24 @@ def test_changes_that_do_not_matter_may_be_made_on_resume(tiny: Tiny, dataset: D
     train(tiny(), tmp_path / "run", quiet=True, dataset=dataset)
     config = tiny(training={"checkpoint_seconds": 5.0})
     train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+
+
+def test_a_resumed_run_has_the_threads_of_its_beginning(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(training={"checkpoint_seconds": 0.0})
+    with monkeypatch.context() as patch:
+        kill_after(patch, 4)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run", quiet=True, dataset=dataset)
+    torch.set_num_threads(2)  # another machine, or another share of the cores
+    with pytest.raises(ConfigError, match=r"began with 1 CPU threads, found training\.threads 2"):
+        train(tiny(training={"threads": 2}), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    train(config, tmp_path / "other", quiet=True, dataset=dataset)  # control: a new run takes what it finds
+    assert torch.get_num_threads() == 2
 
 
 def test_first_signal_saves_and_stops(

@@ -42,14 +42,15 @@ def run_step(action, root, tmp_path):
     )
     python.chmod(python.stat().st_mode | stat.S_IEXEC)
 
-    def run(name: str, code: str = "0", **inputs: str) -> subprocess.CompletedProcess:
+    def run(name: str, code: str = "0", compared: str = "", **inputs: str) -> subprocess.CompletedProcess:
         step = next(s for s in action["runs"]["steps"] if s["name"] == name)
         values = {key: str(value["default"]) for key, value in action["inputs"].items()} | inputs
         env = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(root), "HOME": str(tmp_path)}
         env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
         for variable, expression in step["env"].items():
             source = re.fullmatch(r"\$\{\{ (inputs|github|steps)\.([\w.-]+) \}\}", expression)
-            env[variable] = values[source[2]] if source[1] == "inputs" else code
+            made = {"verify.outputs.compared": compared}
+            env[variable] = values[source[2]] if source[1] == "inputs" else made.get(source[2], code)
         env["STUB_CODE"] = code
         command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]]
         return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=120)
@@ -108,6 +109,24 @@ def test_growth_is_not_hidden_by_a_code_that_may_be_tolerated(run_step, tmp_path
     (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"error": 1e-16}]}))
     run_step("Verify", code=code, baseline="old.json")
     assert (tmp_path / "output").read_text() == f"exit-code={expected}\n"
+
+
+@pytest.mark.parametrize(("code", "expected"), [("0", "1"), ("2", "1"), ("4", "4")])
+@pytest.mark.parametrize("content", ["{", "{}"], ids=["truncated", "no-report"])
+def test_an_unreadable_baseline_fails_and_is_never_tolerated(run_step, tmp_path, content, code, expected):
+    report = {"schema_version": 1, "checks": [], "skipped": {}, "noise_floor": {"value": 1e-16}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "old.json").write_text(content)
+    assert run_step("Verify", code=code, baseline="old.json").returncode == 0
+    assert (tmp_path / "output").read_text() == f"compared=no\nexit-code={expected}\n"
+    reason = (tmp_path / "equivariance" / "trend.txt").read_text()
+    assert "error: " in reason
+    assert "old.json" in reason
+    assert reason in (tmp_path / "summary").read_text()
+    judged = run_step("Judge", code=expected, compared="no", tolerate="1 2 4")
+    assert judged.returncode == 1
+    assert "trend.txt" in judged.stdout
+    assert run_step("Judge", code=expected, tolerate="1 2 4").returncode == 0  # control: what was compared may be
 
 
 def test_missing_baseline_is_skipped(run_step, tmp_path):

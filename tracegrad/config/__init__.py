@@ -6,7 +6,6 @@ from tracegrad.config.load import config_from_dict as config_from_dict
 from tracegrad.config.load import load_config as load_config
 from tracegrad.config.load import merge as merge
 from tracegrad.config.load import read_preset as read_preset
-from tracegrad.config.load import read_yaml as read_yaml
 from tracegrad.config.schema import PRESETS as PRESETS
 from tracegrad.config.schema import RECIPES as RECIPES
 from tracegrad.config.schema import SETTINGS as SETTINGS
@@ -15,3 +14,4 @@ from tracegrad.config.schema import DataConfig as DataConfig
 from tracegrad.config.schema import ModelConfig as ModelConfig
 from tracegrad.config.schema import TrainingConfig as TrainingConfig
 from tracegrad.config.schema import option_rows as option_rows
+from tracegrad.config.yaml_files import read_yaml as read_yaml

@@ -7,7 +7,8 @@ from typing import Any
 
 from tracegrad.config.schema import Config
 
-# What may change between two parts of one run: nothing that decides the numbers.
+# What may be asked for otherwise when a run goes on. The threads stay those of its beginning
+# (``tracegrad.training.folder.threads_of``); another device gives other last digits, and the record names it.
 FREE_ON_RESUME = ("training.checkpoint_seconds", "training.loggers", "training.device", "training.threads", "preset")
 
 

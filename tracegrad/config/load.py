@@ -9,7 +9,7 @@ import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,12 +26,14 @@ from tracegrad.config.schema import (
     ModelConfig,
     TrainingConfig,
 )
+from tracegrad.config.yaml_files import parse_yaml, read_yaml
 from tracegrad.errors import ConfigError, did_you_mean
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
 IRREP = re.compile(r"\s*(?:([0-9]{1,6})x)?([0-9]{1,2})([eo])\s*")  # 64x0e
 MAX_DEGREE = 12  # of features, as of the spherical harmonics
-MAX_FILE_BYTES = 1_000_000  # a configuration is a page of text; a larger file was given by mistake
+ENTRIES = ("datasets", "settings")  # what a file says for one database or one setting only
+OWNERS = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
 
 
 def load_config(
@@ -180,31 +182,6 @@ def read_preset(name: str, where: str = "configuration") -> dict[str, Any]:
     return read_yaml(PRESET_FOLDER / f"{name}.yaml")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Mapping held by a YAML file; nothing in it is executed.
-
-    Raises:
-        ConfigError: missing, too large, not YAML, or not a mapping.
-    """
-    try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_FILE_BYTES else ""
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read as text: {error}; check the path") from None
-    if size > MAX_FILE_BYTES:
-        raise ConfigError(f"{path}: expected a configuration of at most {MAX_FILE_BYTES} bytes, found {size}")
-    try:
-        content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        first = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path}: expected YAML, found: {first}; see the presets for the form") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
-    return content
-
-
 def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
     """Nested merge of two mappings; `extra` wins, neither is changed."""
     merged = dict(base)
@@ -221,54 +198,81 @@ def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) 
     keys = merge(merge(preset, content), given)
     dataset = _text_at(keys, "data", "dataset", DataConfig().dataset)
     setting = _text_at(keys, "model", "setting", ModelConfig().setting)
-    resolved = _apply_sections(preset, (dataset, setting), f"preset {name}")
-    resolved = merge(merge(resolved, _apply_sections(content, (dataset, setting), where)), given)
+    _check_sections(content, where, set())
+    resolved = _apply_sections(preset, (dataset, setting))
+    resolved = merge(merge(resolved, _apply_sections(content, (dataset, setting))), given)
     recipe = resolved.get("recipe", RECIPES[0])
     if recipe not in RECIPES:
         raise ConfigError(f"{where}: unknown recipe {_shown(recipe)}. {did_you_mean(_shown(recipe, str), RECIPES)}")
     base = read_yaml(PRESET_FOLDER / "recipes" / f"{recipe}.yaml")
-    return config_from_dict(merge(_apply_sections(base, (dataset, setting), f"recipe {recipe}"), resolved), where)
+    return config_from_dict(merge(_apply_sections(base, (dataset, setting)), resolved), where)
 
 
-def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str], where: str) -> dict[str, Any]:
+def _apply_sections(content: Mapping[str, Any], chosen: tuple[str, str]) -> dict[str, Any]:
     """Merge the parts of ``datasets`` and ``settings`` that belong to the chosen database and setting.
 
     Instead of values per database, ``datasets`` may list the hyperparameters that come from the registry of databases.
     """
-    resolved = {key: value for key, value in content.items() if key not in ("datasets", "settings")}
-    for section, name in zip(("datasets", "settings"), chosen, strict=True):
+    resolved = _without_sections(content)
+    for section, name in zip(ENTRIES, chosen, strict=True):
         special = content.get(section, {})
         if section == "datasets" and isinstance(special, list):
-            special = {name: _published_values(name, special, where)}
-        if not isinstance(special, Mapping):
-            raise ConfigError(f"{where}: {section}: expected a mapping, found {type(special).__name__}")
-        unknown = [_shown(key, str) for key in special if section == "settings" and key not in SETTINGS]
-        if unknown:
-            raise ConfigError(f"{where}: settings: unknown {unknown[0]!r}. {did_you_mean(unknown[0], SETTINGS)}")
-        for key, value in special.items():
-            if value is not None and not isinstance(value, Mapping):
-                raise ConfigError(
-                    f"{where}: {section}.{_shown(key, str)}: expected a mapping {{section: {{key: value}}}}, found "
-                    f"{type(value).__name__} {_shown(value)}"
-                )
+            special = {name: _published_values(name, special)}
         if special.get(name):
-            resolved = merge(resolved, _apply_sections(special[name], chosen, f"{where}: {section}.{name}"))
+            resolved = merge(resolved, _apply_sections(special[name], chosen))
     return resolved
 
 
-def _published_values(dataset: str, keys: list[Any], where: str) -> dict[str, Any]:
+def _without_sections(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key not in ENTRIES}
+
+
+def _check_sections(content: Mapping[str, Any], where: str, seen: set[int]) -> None:
+    """Refuse what is wrong in any entry of ``datasets`` and ``settings``, those of other choices included.
+
+    Args:
+        content: of a file, or of an entry, which may have entries of its own.
+        where: file and entry, for the message.
+        seen: ids of the entries that have been looked at: aliases give one entry many names.
+    """
+    for section in ENTRIES:
+        special = content.get(section, {})
+        if section == "datasets" and isinstance(special, list):
+            _check_names(special, OWNERS, f"{where}: datasets")
+            continue
+        if not isinstance(special, Mapping):
+            raise ConfigError(f"{where}: {section}: expected a mapping, found {type(special).__name__}")
+        if section == "settings":
+            _check_names(special, SETTINGS, f"{where}: settings")
+        for key, value in special.items():
+            name = f"{where}: {section}.{_shown(key, str)}"
+            if value is None or id(value) in seen:
+                continue
+            if not isinstance(value, Mapping):
+                raise ConfigError(
+                    f"{name}: expected a mapping {{section: {{key: value}}}}, found "
+                    f"{type(value).__name__} {_shown(value)}"
+                )
+            seen.add(id(value))
+            _build(Config, _without_sections(value), name, "")
+            _check_sections(value, name, seen)
+
+
+def _check_names(names: Iterable[Any], known: Collection[str], where: str) -> None:
+    unknown = [_shown(name, str) for name in names if not isinstance(name, str) or name not in known]
+    if unknown:
+        raise ConfigError(f"{where}: unknown {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
+
+
+def _published_values(dataset: str, keys: list[str]) -> dict[str, Any]:
     """The named hyperparameters of a database (``tracegrad/data/presets/KEY.yaml``), as far as it has them."""
     from tracegrad.data import DATABASES
 
-    owners = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
-    unknown = [_shown(key, str) for key in keys if not isinstance(key, str) or key not in owners]
-    if unknown:
-        raise ConfigError(f"{where}: datasets: unknown {unknown[0]!r}. {did_you_mean(unknown[0], owners)}")
     published = DATABASES[dataset].preset() if dataset in DATABASES else {}
     values: dict[str, Any] = {}
     for key in keys:
         if key in published:
-            values = merge(values, {owners[key]: {key: published[key]}})
+            values = merge(values, {OWNERS[key]: {key: published[key]}})
     return values
 
 
@@ -280,20 +284,19 @@ def _text_at(content: Mapping[str, Any], section: str, key: str, default: str) -
 
 def _parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """Nested mapping from texts ``section.key=value``."""
-    owners = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
-    known = {"recipe", *(f"{section}.{key}" for key, section in owners.items())}
+    known = {"recipe", *(f"{section}.{key}" for key, section in OWNERS.items())}
     parsed: dict[str, Any] = {}
     for text in overrides:
         name, equals, value_text = (part.strip() for part in text.partition("="))
         if not equals:
             raise ConfigError(f"--set: expected key=value, found {text!r}")
-        full = f"{owners[name]}.{name}" if name in owners else name
+        full = f"{OWNERS[name]}.{name}" if name in OWNERS else name
         if full not in known:
-            near = difflib.get_close_matches(name, sorted(known | set(owners)), n=1)
+            near = difflib.get_close_matches(name, sorted(known | set(OWNERS)), n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise ConfigError(f"--set: unknown key {name!r}.{hint} All keys: tracegrad info --options")
         try:
-            value = yaml.safe_load(value_text)
+            value = parse_yaml(value_text)
         except (yaml.YAMLError, ValueError, RecursionError):
             raise ConfigError(f"--set {name}: cannot read the value {reprlib.repr(value_text)}") from None
         section, dot, key = full.partition(".")

@@ -14,7 +14,7 @@ from ase.data import chemical_symbols
 
 from tracegrad.data.compact import CompactSet, open_compact
 from tracegrad.data.databases import BUNDLED_FOLDER as BUNDLED_FOLDER
-from tracegrad.data.databases import database
+from tracegrad.data.databases import DATABASES, database
 from tracegrad.data.folders import FolderSet, open_folders
 from tracegrad.data.splits import SUBSETS, split_sha256
 from tracegrad.data.structure import Orbitals, Structure
@@ -118,8 +118,29 @@ def load_dataset(key: str, source: str | Path = "bundled") -> Dataset:
     if not path.exists():
         raise DataError(f"{path}: not found; expected a compact .h5 file, a folder of DeepH folders or a split file")
     if path.suffix in (".h5", ".hdf5"):
-        return _from_compact(key, str(source), (path,))
-    return _from_folders(key, str(source), open_folders(path, key))
+        return _of_its_database(_from_compact(key, str(source), (path,)))
+    return _of_its_database(_from_folders(key, str(source), open_folders(path, key)))
+
+
+def _of_its_database(dataset: Dataset) -> Dataset:
+    """The dataset; refused where it has the key of a known database and cannot be of it."""
+    known = DATABASES.get(dataset.key)
+    if known is None:
+        return dataset
+    named = str(dataset.manifest.get("key", dataset.key))
+    expected = _contents(sorted(known.elements), known.spinful)
+    found = _contents(sorted(dataset.elements), dataset.spinful)
+    other = f"those of {named}, " if named != dataset.key and named in DATABASES else ""
+    if other or found != expected:
+        raise DataError(
+            f"{dataset.source}: expected data of {dataset.key} ({known.system}; {expected}), found {other}{found}; "
+            "give the key of the database that they are of, or a name of your own"
+        )
+    return dataset
+
+
+def _contents(elements: Sequence[str], spinful: bool) -> str:
+    return f"{', '.join(elements)} with{'' if spinful else 'out'} spin-orbit coupling"
 
 
 def published_folder(key: str) -> Path:

@@ -176,4 +176,12 @@ def open_folders(path: str | Path, key: str) -> FolderSet:
     path = Path(path)
     if path.is_file():
         return read_split(path)
-    return read_split(path / SPLIT_FILE) if (path / SPLIT_FILE).is_file() else scan_folders(path, key)
+    if (path / SPLIT_FILE).is_file():
+        return read_split(path / SPLIT_FILE)
+    inner = sorted(file.parent.name for file in path.glob(f"*/{SPLIT_FILE}"))
+    if inner:
+        raise DataError(
+            f"{path}: expected one set of structures, found those of {', '.join(inner)}, each with a {SPLIT_FILE}; "
+            "give the folder of one of them"
+        )
+    return scan_folders(path, key)

@@ -68,7 +68,7 @@ def k_path(structure: Structure, path: str | None = None, points: int = 60) -> K
         points: number of k-points.
 
     Raises:
-        DataError: ASE knows no such path for this cell.
+        DataError: ASE knows no such path for this cell, or it has no points.
     """
     periodic = periodic_directions(structure)
     if not periodic.any():
@@ -80,6 +80,8 @@ def k_path(structure: Structure, path: str | None = None, points: int = 60) -> K
         distance, positions, labels = found.get_linear_kpoint_axis()
     except Exception as error:  # what ASE raises depends on the lattice
         raise DataError(f"no k-path {path or ''} for this cell ({type(error).__name__}: {error})") from error
+    if not len(found.kpts):
+        raise DataError(f"k-path: expected special points such as GMKG, found {path!r}; leave it out for the usual one")
     ticks: dict[float, tuple[float, str]] = {}  # a break of the path has two labels at one position
     for position, label in zip(positions.tolist(), labels, strict=True):
         place, known = ticks.get(round(position, 9), (position, label))

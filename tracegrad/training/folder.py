@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, changed_keys, config_from_dict, read_yaml
 from tracegrad.errors import ConfigError, DataError
@@ -62,6 +64,29 @@ def write_config(folder: Path, config: Config) -> None:
     if process_rank(config.training) == 0:
         with atomic_write(folder / CONFIG_FILE) as temporary:
             temporary.write_text(config.to_yaml(), encoding="utf-8")
+
+
+def threads_of(folder: Path, asked: int) -> int:
+    """CPU threads of a run: those that it began with, since their number decides the order of sums.
+
+    Args:
+        folder: of the run, new or begun.
+        asked: by the configuration; 0 leaves the choice to torch, or to the beginning of the run.
+
+    Returns:
+        The number of threads.
+
+    Raises:
+        ConfigError: the run began with another number than is asked for.
+    """
+    file = folder / CONFIG_FILE
+    begun = config_from_dict(read_yaml(file), str(file)).training.threads if file.is_file() else 0
+    if begun and asked not in (0, begun):
+        raise ConfigError(
+            f"{folder}: the run began with {begun} CPU threads, found training.threads {asked}, which would give other "
+            f"numbers; leave it out, or give another --out"
+        )
+    return begun or asked or torch.get_num_threads()
 
 
 def _lock(descriptor: int, folder: Path) -> None:

@@ -7,7 +7,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -25,7 +25,7 @@ from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_i
 from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
 from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual, longest_pair
 from tracegrad.training.device import choose_device, device_name, git_commit, process_rank
-from tracegrad.training.folder import FINAL_FILE, open_run_folder, write_config
+from tracegrad.training.folder import FINAL_FILE, open_run_folder, threads_of, write_config
 from tracegrad.training.guard import TrainingError, WeightAverage
 from tracegrad.training.module import TrainingModule
 from tracegrad.training.progress import ProgressDisplay
@@ -36,6 +36,8 @@ from tracegrad.training.schedule import Budget, RateSchedule
 
 class Interrupted(TrainingError):
     """The run was asked to stop before its end; it can be continued."""
+
+    exit_code = 130  # of the command line, as after Ctrl-C anywhere else
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,7 @@ def train(
         if resume and (folder / FINAL_FILE).is_file():
             return folder / FINAL_FILE
         data = dataset or load_dataset(config.data.dataset, source=config.data.source)
-        if config.training.threads:
-            torch.set_num_threads(config.training.threads)
+        torch.set_num_threads(threads_of(folder, config.training.threads))
         check_budget(config)
         run = prepare(config, data, choose_device(config.training), folder)
         fit(run, config, folder, quiet=quiet)
@@ -156,7 +157,8 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
             limit_val_batches=0,
             use_distributed_sampler=False,
         )
-        write_config(folder, config)  # not before: a run that cannot start leaves its folder free
+        begun = replace(config, training=replace(training, threads=torch.get_num_threads()))
+        write_config(folder, begun)  # not before: a run that cannot start leaves its folder free
         trainer.fit(run.module, ckpt_path=str(state) if state.is_file() else None, weights_only=True)
     if run.resume.interrupted:
         raise Interrupted(f"{folder}: stopped after step {trainer.global_step}; continue with --resume")

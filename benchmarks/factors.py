@@ -19,7 +19,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from benchmarks.convergence import Case, run
+from benchmarks.convergence import Case, configuration, run
 from benchmarks.environment import environment
 from benchmarks.plan import FIRST_SEED
 from benchmarks.trials import START, read_trials
@@ -76,30 +76,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         found: list[Factor] = []
         start = read_trials(options.factors, []).get(START, ())
+        planned: list[tuple[Factor, dict[str, list[Case]]]] = []
         for name, overrides in read_trials(options.factors, options.only).items():
             factor = Factor(UNCHANGED if name == START else name, overrides, {})
-            errors = {setting: _errors(setting, factor, start, options) for setting in settings}
+            planned.append((factor, {setting: _cases(setting, factor, start, options) for setting in settings}))
+        for case in (case for _, cases in planned for seeds in cases.values() for case in seeds):
+            configuration(case, options)  # mistakes show before any training
+        for factor, cases in planned:
+            errors = {
+                setting: tuple(float(run(case, options)["final_val_mae_mev"]) for case in seeds)
+                for setting, seeds in cases.items()
+            }
             found.append(replace(factor, errors=errors))
             write(options.out / f"{options.factors.stem}_{options.dataset}.json", options, settings, found)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(table(settings, found), end="")
     return 0
 
 
-def _errors(setting: str, factor: Factor, start: Sequence[str], options: argparse.Namespace) -> tuple[float, ...]:
-    """Last validation error of every seed, meV; the baseline is trained without the changes that do not touch it."""
+def _cases(setting: str, factor: Factor, start: Sequence[str], options: argparse.Namespace) -> list[Case]:
+    """Training of every seed; the baseline is trained without the changes that do not touch it."""
     name, overrides = factor.name, factor.overrides
     if setting == options.settings.split(",")[0]:
         start, overrides = _of_the_baseline(start), _of_the_baseline(overrides)
         name = UNCHANGED if overrides == start else name
-    errors = []
+    cases = []
     for seed in range(FIRST_SEED, FIRST_SEED + options.seeds):
         changes = (f"training.max_steps={options.steps}", f"training.seed={seed}", *overrides)
-        case = Case(options.dataset, setting, "fast", 0.0, changes, f"{name}, seed {seed}")
-        errors.append(float(run(case, options)["final_val_mae_mev"]))
-    return tuple(errors)
+        cases.append(Case(options.dataset, setting, "fast", 0.0, changes, f"{name}, seed {seed}"))
+    return cases
 
 
 def _of_the_baseline(overrides: Sequence[str]) -> tuple[str, ...]:

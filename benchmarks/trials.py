@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.convergence import Case, run, write
+from benchmarks.convergence import Case, configuration, run, write
 from tracegrad.config import read_yaml
 from tracegrad.errors import ConfigError, TracegradError, did_you_mean
 
@@ -65,16 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what is missing, then write JSON, table and plot; the best validation error comes first."""
     options = make_parser().parse_args(arguments)
     try:
-        trials = read_trials(options.trials, options.only)
+        budget = (f"training.max_steps={options.steps}",) if options.steps else ()
+        seconds = 0.0 if options.steps else options.seconds
+        cases = [
+            Case(options.dataset, options.setting, "fast", seconds, (*overrides, *budget), name)
+            for name, overrides in read_trials(options.trials, options.only).items()
+        ]
+        for case in cases:
+            configuration(case, options)  # mistakes show before any training
         curves = []
-        for name, overrides in trials.items():
-            budget = (f"training.max_steps={options.steps}",) if options.steps else ()
-            seconds = 0.0 if options.steps else options.seconds
-            case = Case(options.dataset, options.setting, "fast", seconds, (*overrides, *budget), name)
+        for case in cases:
             curves.append(run(case, options))
             curves.sort(key=lambda curve: curve["final_val_mae_mev"])
             write(options.out / f"trials_{options.dataset}_{options.setting}.json", options.dataset, curves)
-    except TracegradError as error:
+    except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

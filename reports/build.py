@@ -39,7 +39,7 @@ def build(folder: Path, out: Path | None = None) -> list[Table]:
     records = load_records(folder / "runs")
     groups = by_comparison(records)
     published = read_published()
-    verification = _read_object(folder / "verify.json")
+    verification = _read_verification(folder / "verify.json")
     measured = equivariance_errors(verification, folder / "verify.json")
     tables = [
         t for comparison, members in groups.items() for t in build_tables(comparison, members, published, measured)
@@ -81,6 +81,18 @@ def _slug(comparison: Comparison) -> str:
     """Short name of a comparison for files."""
     name = f"{Path(comparison.source).name}_{comparison.preset}_{comparison.recipe}"
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name)
+
+
+def _read_verification(path: Path) -> dict[str, Any]:
+    """Report of the verifier, empty where there is none; every check of it has a name and a verdict."""
+    content = _read_object(path)
+    checks = content.get("checks", [])
+    if not isinstance(checks, list) or not all(isinstance(c, dict) and {"name", "verdict"} <= set(c) for c in checks):
+        raise DataError(
+            f"{path}: expected a list of checks, each with a name and a verdict, found something else; remove the file "
+            "or make it again"
+        )
+    return content
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import convergence
+from benchmarks import convergence, factors, trials
 from benchmarks.convergence import (
     LEVELS,
     Case,
@@ -88,9 +89,9 @@ def test_every_case_is_checked_before_any_is_trained(
 
 @pytest.mark.parametrize("file", ["trials.yaml", "trials_method.yaml"])
 def test_every_trial_is_a_change_that_the_configuration_accepts(file: str) -> None:
-    trials = read_trials(TRIALS.with_name(file), [])
-    start = load_config(preset="bundled", dataset="MG", overrides=trials["start"])
-    for name, overrides in trials.items():
+    read = read_trials(TRIALS.with_name(file), [])
+    start = load_config(preset="bundled", dataset="MG", overrides=read["start"])
+    for name, overrides in read.items():
         config = load_config(preset="bundled", dataset="MG", overrides=overrides)
         assert (config == start) == (name == "start")
 
@@ -101,6 +102,25 @@ def test_trials_that_are_no_changes_are_refused(tmp_path: Path) -> None:
         read_trials(tmp_path / "trials.yaml", [])
     with pytest.raises(ConfigError, match=r"Did you mean 'rate 0\.1'"):
         read_trials(TRIALS, ["rate 0.11"])
+
+
+@pytest.mark.parametrize("key", ["clip", "clop"])
+@pytest.mark.parametrize(("module", "command", "trainings"), [(trials, "trials", 2), (factors, "factors", 6)])
+def test_every_trial_and_condition_is_checked_before_any_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: Any, command: str, trainings: int, key: str
+) -> None:
+    trained: list[str] = []
+
+    def note(case: Case, _options: argparse.Namespace) -> dict[str, Any]:
+        trained.append(case.title)
+        return {"final_val_mae_mev": 1.0}
+
+    monkeypatch.setattr(module, "run", note)
+    monkeypatch.setattr(module, "write", lambda *_: None)
+    (tmp_path / "changes.yaml").write_text(f"start: {{}}\nsecond: {{training.{key}: 0.1}}\n", encoding="utf-8")
+    words = [f"--{command}", str(tmp_path / "changes.yaml"), "--out", str(tmp_path), "--work", str(tmp_path)]
+    assert module.main(words) == (0 if key == "clip" else 2)
+    assert len(trained) == (trainings if key == "clip" else 0)
 
 
 def test_trials_are_ordered_by_their_error_and_keep_their_curves(

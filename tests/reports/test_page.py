@@ -179,6 +179,12 @@ def test_a_broken_side_file_is_named(folder: Path) -> None:
     (folder / "verify.json").write_text("[1, 2]")
     with pytest.raises(DataError, match=r"verify\.json: expected a JSON object, found list"):
         build(folder)
+    for checks in ({"rotation": 1}, ["rotation"], [{"name": "rotation"}]):
+        (folder / "verify.json").write_text(json.dumps({"checks": checks}))
+        with pytest.raises(DataError, match=r"verify\.json: expected a list of checks, each with a name and a verdict"):
+            build(folder)
+    (folder / "verify.json").write_text(json.dumps({"checks": [{"name": "rotation", "verdict": "PASS"}]}))
+    build(folder)
 
 
 def browser() -> str | None:

@@ -16,6 +16,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from benchmarks.arguments import count
 from tracegrad.atomic import atomic_write
 from tracegrad.data import load_dataset
 from tracegrad.errors import ConfigError, TracegradError
@@ -40,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.conflict", description=__doc__)
     parser.add_argument("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="final.ckpt of a training")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table here too")
-    parser.add_argument("--structures", type=int, default=3, help="validation structures, one batch (default 3)")
+    parser.add_argument("--structures", type=count, default=3, help="validation structures, one batch (default 3)")
     return parser
 
 

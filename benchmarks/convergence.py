@@ -21,6 +21,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from benchmarks.ledger import read_record
 from tracegrad.atomic import atomic_write
@@ -70,7 +71,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", default=",".join(RECIPES), help="recipes, separated by commas")
     parser.add_argument("--seconds", type=float, default=900.0, help="training budget of a run (default 900)")
     parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default 1)")
+    parser.add_argument("--threads", type=count, default=1, help="threads of a run (default 1)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change both recipes alike")
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
     parser.add_argument("--work", type=Path, default=Path("reports/out/convergence"), help="folder of the runs")

@@ -19,6 +19,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from benchmarks.arguments import count
 from benchmarks.convergence import Case, configuration, run
 from benchmarks.environment import environment
 from benchmarks.plan import FIRST_SEED
@@ -57,10 +58,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--settings", default="DeepHE3,DeepHE3+Grad,DeepHE3+TraceGrad", help="settings with commas, the baseline first"
     )
-    parser.add_argument("--steps", type=int, default=400, help="training steps, unless a factor says so (default 400)")
-    parser.add_argument("--seeds", type=int, default=1, help="repeats (default 1)")
+    parser.add_argument("--steps", type=count, default=400, help="training steps unless a factor says so (default 400)")
+    parser.add_argument("--seeds", type=count, default=1, help="repeats (default 1)")
     parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a training (default 1)")
+    parser.add_argument("--threads", type=count, default=1, help="threads of a training (default 1)")
     parser.add_argument("--factors", type=Path, default=FACTORS, metavar="FILE", help="YAML: name -> changes")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="this factor (repeatable)")
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")

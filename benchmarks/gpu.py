@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.speed import print_rows, record_of, rows_of, write_json
 from benchmarks.variants import MODULES
 from tracegrad.config import load_config
@@ -122,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="device (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one small size, one round, one epoch")
-    parser.add_argument("--repeats", type=int, default=7, help="rounds of timing (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=7, help="rounds of timing (default: %(default)s)")
     parser.add_argument("--cases", type=Path, default=CASES, metavar="DIR", help="reference cases (*.npz)")
     parser.add_argument("--out", type=Path, default=Path("reports/performance/gpu.json"), metavar="FILE")
     options = parser.parse_args(arguments)

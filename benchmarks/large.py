@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from benchmarks.networks import exponent
 from benchmarks.page import machine, write_table
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.large", description=__doc__)
     parser.add_argument("--atoms", type=int, nargs="+", default=list(TWISTS), choices=list(TWISTS))
-    parser.add_argument("--chunk-edges", type=int, default=20_000, help="directed edges (default: %(default)s)")
+    parser.add_argument("--chunk-edges", type=count, default=20_000, help="directed edges (default: %(default)s)")
     parser.add_argument("--form", choices=("legacy", "new"), default="new", help="DeepH form (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/performance"), metavar="DIR")
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ import torch
 from pytorch_optimizer import SOAP as PackageSOAP
 from torch import Tensor, nn
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, load_config
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
     parser.add_argument("--setting", default="DeepHE3", help="setting (default DeepHE3)")
     parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
-    parser.add_argument("--steps", type=int, default=400, help="training steps (default 400)")
+    parser.add_argument("--steps", type=count, default=400, help="training steps (default 400)")
     parser.add_argument("--rates", default="0.05,0.1", help="learning rates, separated by commas")
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")
     options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, load_config
@@ -73,8 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--dataset", default="MG", help="key of the database (default MG)")
     parser.add_argument("--setting", default="DeepHE3", help="setting (default DeepHE3)")
-    parser.add_argument("--steps", type=int, default=150, help="steps of a round (default 150)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds (default 3)")
+    parser.add_argument("--steps", type=count, default=150, help="steps of a round (default 150)")
+    parser.add_argument("--repeats", type=count, default=3, help="rounds (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import subprocess
@@ -37,6 +36,7 @@ from tracegrad.errors import ConfigError, TracegradError
 
 MAX_JOBS = 8  # more networks side by side compete for memory
 GPU_JOBS = 4  # trainings on one GPU; a single one on a small structure leaves most of it idle
+LONGEST = 8760  # hours of a year, the longest time limit of a run
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 EXAMPLES = """examples:
   nox -s reproduce -- --dataset MG                          the four settings on bundled graphene
@@ -119,8 +119,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     check_controls(controls)
     parameters = _parameters(options.slurm)
     check_executor(options.executor, parameters)
-    if not 0 < options.hours < math.inf:
-        raise ConfigError(f"--hours: expected a time above 0, found {options.hours:g}")
+    if not 0 < options.hours <= LONGEST:
+        raise ConfigError(f"--hours: expected a time above 0 and up to {LONGEST} (a year), found {options.hours:g}")
     for config in check_runs(runs, conditions):  # mistakes show before any work starts
         check_run(config.training, options.executor)
     ledger = Ledger(options.out.expanduser().resolve(), conditions)

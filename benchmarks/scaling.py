@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from benchmarks.networks import (
     BASELINE,
@@ -100,8 +101,8 @@ def rows_of(record: dict[str, Any]) -> list[tuple[str, str, str]]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print the table, write JSON, table and plot."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
-    parser.add_argument("--edges", type=int, nargs="+", default=SIZES, help="directed edges (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=3, help="rounds up to 10,000 edges (default: %(default)s)")
+    parser.add_argument("--edges", type=count, nargs="+", default=SIZES, help="directed edges (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=3, help="rounds up to 10,000 edges (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/performance"), metavar="DIR")
     parser.add_argument("--images", type=Path, metavar="DIR", help="write plots here (default: --out)")
     options = parser.parse_args(arguments)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from benchmarks.arguments import count
 from benchmarks.environment import environment
 from benchmarks.networks import inference, launches, loss, network, random_graph, rounds, saved_bytes, training_step
 from benchmarks.page import write_speed
@@ -245,8 +246,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--edges", type=int, nargs="+", default=[400, 1500, 3500], help="directed edges (default: %(default)s)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the record here")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--repeats", type=int, default=5, help="rounds of timing (default: %(default)s)")
+    parser.add_argument("--threads", type=count, default=1, help="CPU threads (default: %(default)s)")
+    parser.add_argument("--repeats", type=count, default=5, help="rounds of timing (default: %(default)s)")
     parser.add_argument("--modules", nargs="+", choices=list(MODULES), default=list(MODULES), help="of the settings")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (minutes)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write speed.json, speed.md and plots here")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from benchmarks.arguments import count
 from benchmarks.convergence import Case, configuration, run, write
 from tracegrad.config import read_yaml
 from tracegrad.errors import ConfigError, TracegradError, did_you_mean
@@ -29,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seconds", type=float, default=60.0, help="training budget of a trial (default 60)")
     parser.add_argument("--steps", type=int, default=0, help="budget in steps instead, on a machine that is busy")
     parser.add_argument("--preset", default="bundled", help="preset that names the network (default bundled)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a trial (default 1)")
+    parser.add_argument("--threads", type=count, default=1, help="threads of a trial (default 1)")
     parser.add_argument("--trials", type=Path, default=TRIALS, metavar="FILE", help="YAML: name -> changes")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="run this trial (repeatable)")
     parser.add_argument("--out", type=Path, default=Path("reports/convergence"), help="folder of the result")

@@ -111,6 +111,19 @@ def make_grid(datasets: Sequence[str], settings: Sequence[str] | None, seeds: in
     return runs
 
 
+def left_out(datasets: Sequence[str], settings: Sequence[str] | None) -> str:
+    """Which of the settings asked for are not run on which databases, and why; empty where all are."""
+    keys = DATASETS if tuple(datasets) == ("all",) else tuple(dict.fromkeys(datasets))
+    parts = []
+    for setting in dict.fromkeys(settings or ()):
+        without = [key for key in keys if setting not in default_settings(key)]
+        if without:
+            parts.append(
+                f"{setting} stands in Table 3 only, which is about {TABLE_3_DATASET}: not run on {', '.join(without)}"
+            )
+    return "\n".join(parts)
+
+
 def make_conditions(source: str, preset: str, device: str, overrides: Iterable[str]) -> Conditions:
     """Check what all runs share.
 

@@ -26,6 +26,7 @@ from benchmarks.plan import (
     Run,
     check_runs,
     estimate,
+    left_out,
     make_conditions,
     make_grid,
     total_seconds,
@@ -114,7 +115,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     """Plan, train, add the controls, draw."""
     source = options.source or ("published" if options.preset == "published" else "bundled")
     conditions = make_conditions(source, options.preset, options.device, options.overrides)
-    runs = make_grid(_names(options.dataset), _names(options.settings) or None, options.seeds)
+    datasets, settings = _names(options.dataset), _names(options.settings) or None
+    runs = make_grid(datasets, settings, options.seeds)
     controls = _names(options.controls)
     check_controls(controls)
     parameters = _parameters(options.slurm)
@@ -123,6 +125,8 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
         raise ConfigError(f"--hours: expected a time above 0 and up to {LONGEST} (a year), found {options.hours:g}")
     for config in check_runs(runs, conditions):  # mistakes show before any work starts
         check_run(config.training, options.executor)
+    if note := left_out(datasets, settings):
+        console.print(note, highlight=False)
     ledger = Ledger(options.out.expanduser().resolve(), conditions)
     jobs = _jobs(options)
     if options.dry_run:

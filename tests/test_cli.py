@@ -163,6 +163,14 @@ def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.Cap
         (["evaluate", "FILES/run/last.ckpt", "--data", "MG"], "unfinished run"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/other.h5"], "made for MG with the shells"),
         (["evaluate", "FILES/run/final.ckpt", "--data", "FILES/MG.h5", "--baseline", "FILES/MG.h5"], "run record"),
+        (["evaluate", "missing.ckpt", "--data", "MG", "--baseline", "missing.json"], "missing.json: cannot be read"),
+        (["evaluate", "FILES/run/final.ckpt", "--data", "nowhere"], "neither such a path nor such a database exists"),
+        (["evaluate", "FILES/run/final.ckpt", "--data", "mg"], "Did you mean 'MG'"),
+        (
+            ["bands", "MG/MG_test_000", "--out", "x", "--smallest-overlap", "nan"],
+            "--smallest-overlap: expected a finite",
+        ),
+        (["bands", "MG/MG_test_000", "--out", "x", "--smallest-overlap", "-1"], "of at least 0, found -1.0"),
         (["train", *TINY, "--dataset", "MM", "--baseline", "FILES/run/run.json", "--out", "x"], "the same structures"),
         (["info", "--preset", "smok"], "Did you mean 'smoke'"),
     ],
@@ -226,7 +234,7 @@ def test_failures_of_the_system_end_without_a_traceback(
     [
         ["train", *TINY, "--dataset", "MG", "--source", "FILES/MG.h5", "--setting", "DeepHE3", "--quiet", "--out"],
         ["bands", "MM/MM_test_000", "--path", "GM", "--points", "2", "--out"],
-        ["predict", "FILES/run/final.ckpt", "FILES/two.xyz", "--overlap", "none", "--r-max", "3", "--out"],
+        ["predict", "FILES/run/final.ckpt", "FILES/two.xyz", "--overlap", "none", "--out"],
         ["data", "convert", "FILES/MG.h5", "--to", "deeph"],
     ],
     ids=["train", "bands", "predict", "convert"],

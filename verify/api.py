@@ -203,7 +203,8 @@ def find_adapter(model: Any, graph: Any) -> GraphAdapter:
         return TraceGradAdapter(model.targets, bool(getattr(decoder, "hermitian", True)))
     raise VerificationError(
         f"no adapter is known for a {type(model).__name__} and a {type(graph).__name__}: pass "
-        "adapter=DataAdapter({'pos': Field('cartesian_points'), ...}, {'out': Field('1x0e', 'graph')})"
+        "adapter=DataAdapter({'pos': Field('cartesian_points'), ...}, {'out': Field('1x0e', 'graph')}); the factory of "
+        "a --target returns (model, graph, adapter)"
     )
 
 
@@ -271,9 +272,17 @@ def declared(func: Any, entries: Any, name: str) -> Any:
         entries: given entries, or None.
         name: ``"irreps_in"`` or ``"irreps_out"``.
 
+    Returns:
+        The entries.
+
     Raises:
-        VerificationError: neither given nor declared.
+        VerificationError: neither given nor declared, or a graph in their place.
     """
+    if hasattr(entries, "num_nodes") or hasattr(entries, "get_positions"):
+        raise VerificationError(
+            f"{name} is a {type(entries).__name__}, expected irreps: a graph model is verified with "
+            "verify_model(model, graph, adapter=adapter), whose report has passed and to_text()"
+        )
     if entries is not None:
         return entries
     value = getattr(func, name, None)
@@ -285,4 +294,7 @@ def declared(func: Any, entries: Any, name: str) -> Any:
         ]
         if found:
             return found
-    raise VerificationError(f"{name} is not given, and {type(func).__name__} does not declare it: pass {name}=...")
+    raise VerificationError(
+        f"{name} is not given, and {type(func).__name__} does not declare it: pass {name}=...; the factory of a "
+        "--target returns (func, irreps_in, irreps_out)"
+    )

@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--target", metavar="MODULE:FACTORY", help="what a factory without arguments returns")
     parser.add_argument("--report", type=Path, metavar="DIR", help="write JSON, JUnit, Markdown, SARIF, HTML, pictures")
     parser.add_argument(
-        "--baseline", type=Path, metavar="FILE", help="report.json to compare with: tenfold growth fails"
+        "--baseline", type=Path, metavar="FILE", help="report.json to compare with; errors that grew tenfold fail"
     )
     parser.add_argument(
         "--dtype", choices=sorted(DTYPES), default="float64", help="float32 is a noise budget, not a proof"

@@ -108,7 +108,9 @@ def measure(name: str, repeats: int = REPEATS) -> Timing:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; exit code 1 when a layer takes more than a second or more per case than e3nn's tool."""
-    parser = argparse.ArgumentParser(prog="python -m verify.speed", description="time of a verification, beside e3nn's")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}.speed", description="time of a verification, beside e3nn's"
+    )
     parser.add_argument("--repeats", type=int, default=REPEATS, help="interleaved runs")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here")
     options = parser.parse_args(arguments)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from tracegrad.errors import VerificationError
+from tracegrad.errors import DataError, VerificationError
 
 from .adapters import GraphAdapter, missing_methods, require_adapter
 from .api import declared, verify_equivariance, verify_model
@@ -141,7 +141,14 @@ def checkpoint_target(path: Path, data: str | None = None, atoms: int = 6) -> Ta
     model, config, rest = load_checkpoint(path)
     summary = rest["data"]
     known = data is None or data in DATABASES
-    dataset = load_dataset(data if known and data else summary.key, source=summary.source if known else str(data))
+    try:
+        dataset = load_dataset(data if known and data else summary.key, source=summary.source if known else str(data))
+    except DataError as error:
+        if not known:
+            raise
+        raise VerificationError(
+            f"{path} was trained on {summary.key} of {summary.source!r}. {error}; or give its path as --data"
+        ) from error
     layout: Any = model.targets
     graph = build_graph(dataset.test[0], layout, lmax=frame_degree(model))
     adapter = TraceGradAdapter(layout, config.model.hermitian)

@@ -26,6 +26,7 @@ from benchmarks.plan import (
     configuration,
     default_settings,
     estimate,
+    left_out,
     make_conditions,
     make_grid,
     total_seconds,
@@ -217,6 +218,15 @@ def test_the_environment_is_plain_data_with_what_numbers_depend_on() -> None:
     assert found["cores"] >= 1
     assert found["cpu"]
     assert versions()["numpy"] == np.__version__
+
+
+def test_settings_that_fall_away_are_named_with_their_databases() -> None:
+    asked = ("DeepHE3", "HarmoSE")
+    assert left_out(("MG", "MM", "BB"), asked) == (
+        "HarmoSE stands in Table 3 only, which is about MM: not run on MG, BB"
+    )
+    assert {run.dataset for run in make_grid(("MG", "MM", "BB"), asked, 1) if run.setting == "HarmoSE"} == {"MM"}
+    assert left_out(("MM",), asked) == left_out(("all",), None) == left_out(("MG",), ("DeepHE3",)) == ""
 
 
 def test_planning_and_drawing_import_no_torch(root: Path) -> None:

@@ -39,6 +39,27 @@ def test_completion_adds_exactly_the_missing_adjoints(keys: list[tuple[int, ...]
     assert blocks.completed().is_complete
 
 
+@pytest.mark.parametrize("kinds", [("u1", "i1", "u1"), ("u8", "i2", ">i4"), ("i4", "i4", "i4")], ids=str)
+def test_integers_of_every_width_give_the_same_blocks(kinds: tuple[str, str, str]) -> None:
+    blocks = random_blocks([(0, 0, 0, 0, 0), (-1, 2, 0, 0, 1), (0, 3, -128, 2, 1)], 0)
+    arrays = blocks.edge_index, blocks.cell_shift, blocks.shapes
+    narrow = Blocks(*(array.astype(kind) for array, kind in zip(arrays, kinds, strict=True)), blocks.values)
+    found, expected = (each.completed().to_dict() for each in (narrow, blocks))
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+    assert blocks.with_values(blocks.values).edge_index is blocks.edge_index  # nothing is copied
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_keys_and_shapes_that_are_no_integers_are_refused(place: int) -> None:
+    blocks = random_blocks([(0, 0, 0, 0, 0), (-1, 2, 0, 0, 1)], 0)
+    arrays = [blocks.edge_index, blocks.cell_shift, blocks.shapes]
+    Blocks(*arrays, blocks.values)
+    arrays[place] = arrays[place] + 0.5
+    with pytest.raises(DataError, match=r"Blocks: expected integers in \w+, found float64"):
+        Blocks(*arrays, blocks.values)
+
+
 @given(st.lists(KEYS, unique=True, max_size=12), st.integers(0, 1000))
 def test_half_of_the_completion_holds_each_pair_once(keys: list[tuple[int, ...]], seed: int) -> None:
     half = random_blocks(keys, seed).completed().hermitian_half()

@@ -138,7 +138,7 @@ def test_structures_that_do_not_go_together_are_refused(tmp_path: Path, make_str
     cases = {
         "write them to two files": [("train", made), ("train", other)],
         "spinful and spinless": [("train", made), ("train", make_structure(spinful=True, name="spin"))],
-        "expected a new name": [("train", made), ("val", made)],
+        "expected a new one": [("train", made), ("val", made)],
         "unknown subset 'tests'": [("tests", made)],
         "breaks time reversal": [("train", magnetic)],
     }
@@ -146,6 +146,96 @@ def test_structures_that_do_not_go_together_are_refused(tmp_path: Path, make_str
         with pytest.raises(DataError, match=message):
             write_compact(tmp_path / "a.h5", structures)
         assert list(tmp_path.iterdir()) == []
+
+
+def _with(structure: Structure, change: Callable[[Blocks], Blocks]) -> Structure:
+    assert structure.hamiltonian is not None
+    return Structure(**{**structure.fields(), "hamiltonian": change(structure.hamiltonian)})
+
+
+def _partners_apart(blocks: Blocks) -> Blocks:
+    complete = blocks.completed()
+    values = complete.values.copy()
+    values[complete.offsets[complete.index((0, 0, 0, 1, 0))]] += 1.0
+    return complete.with_values(values)
+
+
+def _not_finite(blocks: Blocks) -> Blocks:
+    return blocks.with_values(np.full_like(blocks.values, np.nan))
+
+
+def test_a_structure_that_cannot_be_right_is_not_written(tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure()
+    write_compact(tmp_path / "a.h5", [("train", make_structure(name="before"))])
+    cases: dict[str, Callable[[Blocks], Blocks]] = {
+        r"'toy', hamiltonian: not Hermitian, .* differ by 1\.0": _partners_apart,
+        "is stored twice": lambda blocks: blocks.select(np.array([*range(blocks.n_edges), 4])),
+        "holds NaN": _not_finite,
+        "no on-site block": lambda blocks: blocks.select(np.arange(1, blocks.n_edges)),
+    }
+    for message, change in cases.items():
+        with pytest.raises(DataError, match=message):
+            write_compact(tmp_path / "a.h5", [("train", make_structure(name="first")), ("train", _with(made, change))])
+    assert open_compact(tmp_path / "a.h5").subsets["train"] == ("before",)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.h5"]
+    write_compact(
+        tmp_path / "a.h5", [("train", make_structure(name="first")), ("train", _with(made, Blocks.completed))]
+    )
+    assert open_compact(tmp_path / "a.h5").subsets["train"] == ("first", "toy")
+
+
+def test_a_set_without_structures_is_not_written(tmp_path: Path, make_structure: Maker) -> None:
+    with pytest.raises(DataError, match=r"a\.h5: no structures to write; expected at least one"):
+        write_compact(tmp_path / "a.h5", iter([]))
+    assert list(tmp_path.iterdir()) == []
+    write_compact(tmp_path / "a.h5", iter([("test", make_structure())]))
+    assert (tmp_path / "a.h5").is_file()
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"], ids=repr)
+def test_a_name_that_the_file_cannot_hold_is_refused(name: str, tmp_path: Path, make_structure: Maker) -> None:
+    with pytest.raises(DataError, match=r"expected a new one, neither '\.' nor '\.\.', without '/'"):
+        write_compact(tmp_path / "a.h5", [("train", make_structure(name=name))])
+    write_compact(tmp_path / "a.h5", [("train", make_structure(name="grä phen.1"))])
+    assert open_compact(tmp_path / "a.h5").read("grä phen.1").n_atoms == 3
+
+
+def test_an_asymmetry_within_the_tolerance_is_not_enlarged_by_rounding(tmp_path: Path, make_structure: Maker) -> None:
+    made, quantum = make_structure(), HAMILTONIAN_QUANTUM * HARTREE_EV
+
+    def apart(difference: float) -> Structure:
+        def change(blocks: Blocks) -> Blocks:
+            changed = blocks.with_values(blocks.values.copy())
+            block = changed.block(changed.index((0, 0, 0, 0, 0)))  # two elements on either side of half a quantum
+            block[0, 1], block[1, 0] = 1.5 * quantum - difference / 2, 1.5 * quantum + difference / 2
+            return changed
+
+        return _with(made, change)
+
+    write_compact(tmp_path / "a.h5", [("train", apart(4e-7))])
+    found = open_compact(tmp_path / "a.h5").read("toy").hamiltonian
+    assert found is not None
+    assert found.hermiticity_defect() == 0
+    with pytest.raises(DataError, match="not Hermitian"):
+        write_compact(tmp_path / "a.h5", [("train", apart(4e-6))])
+
+
+@pytest.mark.parametrize("value", [Path("x"), {"deep": [1, {2, 3}]}, 1j, b"\xff", object()], ids=lambda v: repr(v)[:12])
+def test_facts_that_json_cannot_hold_are_named(value: object, tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure()
+    facts = {"plain": np.arange(3), "odd": value}
+    told = Structure(**{**made.fields(), "metadata": facts})
+    with pytest.raises(DataError, match="structure 'toy', metadata: 'odd' holds what JSON cannot"):
+        write_compact(tmp_path / "a.h5", [("train", told)])
+    with pytest.raises(DataError, match=r"a\.h5, manifest: 'odd' holds what JSON cannot"):
+        write_compact(tmp_path / "a.h5", [("train", made)], facts)
+    assert list(tmp_path.iterdir()) == []
+    facts["odd"] = (np.float32(0.5), b"text", {"deep": None})
+    told = Structure(**{**made.fields(), "metadata": facts})
+    write_compact(tmp_path / "a.h5", [("train", told)], facts)
+    contents = open_compact(tmp_path / "a.h5")
+    for found in (contents.manifest, contents.read("toy").metadata):
+        assert (found["plain"], found["odd"]) == ([0, 1, 2], [0.5, "text", {"deep": None}])
 
 
 def _replace(name: str, content: object) -> Callable[[h5py.File], None]:
@@ -158,13 +248,50 @@ def _replace(name: str, content: object) -> Callable[[h5py.File], None]:
     return change
 
 
+def _manifest(**changes: object) -> Callable[[h5py.File], None]:
+    def change(handle: h5py.File) -> None:
+        handle.attrs["manifest"] = json.dumps({**json.loads(handle.attrs["manifest"]), **changes})
+
+    return change
+
+
+def _no_manifest(handle: h5py.File) -> None:
+    handle.attrs["orbitals"] = json.dumps(json.loads(handle.attrs["manifest"])["orbitals"])
+    del handle.attrs["manifest"]
+
+
 FAULTS: dict[str, tuple[Callable[[h5py.File], None], str]] = {
     "unknown subset": (lambda f: f["structures/toy"].attrs.update(split="extra"), "split 'extra' is none of"),
     "unknown layout": (lambda f: f.attrs.update(layout=9), "layout 9 is unknown"),
+    "layout in words": (lambda f: f.attrs.update(layout="two"), "layout two is unknown, expected 1 or 2"),
+    "two layouts": (lambda f: f.attrs.update(layout=[2, 2]), r"layout \[2, 2\] is unknown"),
+    "half a layout": (lambda f: f.attrs.update(layout=2.5), r"layout 2\.5 is unknown"),
+    "no manifest": (_no_manifest, "no attribute 'manifest', which layout 2 needs"),
+    "spin in words": (_manifest(spinful="no"), "expected 'spinful' as true or false, found 'no'"),
+    "quantum in words": (_manifest(hamiltonian_quantum="a"), "'hamiltonian_quantum' of the manifest .*, found 'a'"),
+    "no quantum": (_manifest(overlap_quantum=None), "'overlap_quantum' of the manifest .*, found 'None'"),
+    "quantum of nothing": (_manifest(overlap_quantum=0), "'overlap_quantum' .* above 0 and at most 1, found '0'"),
+    "endless quantum": (_manifest(hamiltonian_quantum=10**400), "'hamiltonian_quantum' .* at most 1, found '1000"),
+    "count in words": (lambda f: f["structures/toy"].attrs.update(n_pairs="x"), "x pairs for 3 .*attribute 'n_pairs'"),
+    "no count": (lambda f: f["structures/toy"].attrs.__delitem__("n_pairs"), "None pairs for 3 atoms"),
+    "half an element": (_replace("numbers", np.array([6, 16, 6.5])), "expected integers in 'numbers', found float64"),
+    "complex elements": (
+        _replace("numbers", np.array([6, 16, 6j])),
+        "expected integers in 'numbers', found complex128",
+    ),
+    "complex positions": (
+        _replace("positions", np.zeros((3, 3), dtype=complex)),
+        "expected integers or real numbers in 'positions', found complex128",
+    ),
+    "pbc between": (_replace("pbc", np.full(3, 0.5)), "expected truth values or integers in 'pbc', found float64"),
     "manifest that is no JSON": (lambda f: f.attrs.update(manifest="{"), "expected JSON text"),
     "element without orbitals": (_replace("numbers", np.array([6, 8, 6])), "no orbitals for atomic number 8"),
     "another number of atoms": (_replace("numbers", np.array([6, 16])), r"'positions' of shape \(2, 3\)"),
-    "matrix missing": (_replace("overlap", np.zeros(0)), "overlap: expected .* packed numbers|damaged"),
+    "matrix missing": (
+        _replace("overlap", np.zeros(0, dtype=np.uint8)),
+        "overlap: expected .* packed numbers|damaged",
+    ),
+    "matrix not packed": (_replace("overlap", np.zeros(9)), "expected integers in 'overlap', found float64"),
     "stream of another length": (_replace("hamiltonian", pack(np.zeros(5, dtype=np.int32))), "packed numbers"),
     "stream of text": (
         _replace("hamiltonian", np.frombuffer(b"some text", dtype=np.uint8)),

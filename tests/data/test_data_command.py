@@ -12,6 +12,7 @@ import pytest
 
 from tracegrad.cli import main
 from tracegrad.data import DATABASES, Structure, load_dataset, write_deeph
+from tracegrad.data.compact import write_compact
 
 
 def test_the_list_names_all_six(capsys: pytest.CaptureFixture[str]) -> None:
@@ -44,6 +45,21 @@ def test_a_check_passes_or_fails_by_its_exit_code(tmp_path: Path, capsys: pytest
     assert (measured["nan"], measured["overlap_hermiticity"]) == (1, None)
     assert main(["data", "check", str(tmp_path / "nowhere")]) == 2
     assert "not found; expected MG, MM" in capsys.readouterr().err
+
+
+def test_a_set_without_structures_is_not_called_good(
+    tmp_path: Path, make_structure: Callable[..., Structure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.h5"
+    write_compact(path, [("test", make_structure())])
+    with h5py.File(path, "a") as handle:
+        del handle["structures/toy"]
+    assert main(["data", "check", str(path)]) == 1
+    text = capsys.readouterr().out
+    assert "no structures; expected at least one" in text
+    assert "all good" not in text
+    assert main(["data", "check", str(path), "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
 def test_conversion_and_fetch_report_what_they_cannot_do(

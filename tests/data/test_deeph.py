@@ -81,6 +81,79 @@ def test_folders_survive_the_round_trip_bit_for_bit(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a"]  # no temporary folder is left
 
 
+@pytest.mark.parametrize("form", ["legacy", "new"])
+@pytest.mark.parametrize("pbc", [(True, True, True), (True, True, False), (False, False, False)], ids=str)
+def test_periodic_directions_survive_the_round_trip(
+    form: str, pbc: tuple[bool, bool, bool], tmp_path: Path, make_structure: Maker
+) -> None:
+    made = Structure(**{**make_structure().fields(), "pbc": np.array(pbc)})
+    found = read_deeph(write_deeph(made, tmp_path / "a", form))
+    assert tuple(found.pbc.tolist()) == pbc
+    assert "pbc" not in found.metadata
+    info = json.loads((tmp_path / "a" / "info.json").read_text())
+    assert info.get("pbc") == (None if all(pbc) else list(pbc))  # periodic folders are those of other programs
+
+
+@pytest.mark.parametrize("value", ["T T F", [True, True], [1, 1, 0], None], ids=str)
+@pytest.mark.parametrize("form", ["legacy", "new"])
+def test_periodic_directions_are_three_truth_values(
+    form: str, value: object, tmp_path: Path, make_structure: Maker
+) -> None:
+    path = write_deeph(make_structure(), tmp_path / "a", form) / "info.json"
+    info = json.loads(path.read_text())
+    path.write_text(json.dumps({**info, "pbc": value}))
+    with pytest.raises(DataError, match=r"info\.json: pbc must be three of true and false, found"):
+        read_deeph(tmp_path / "a")
+    path.write_text(json.dumps({**info, "pbc": [True, False, True]}))
+    assert read_deeph(tmp_path / "a").pbc.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("form", ["legacy", "new"])
+def test_a_byte_order_mark_is_no_fault(form: str, tmp_path: Path, make_structure: Maker) -> None:
+    path = write_deeph(make_structure(), tmp_path / "a", form) / "info.json"
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert read_deeph(tmp_path / "a").metadata["fermi_energy_eV"] == -1.25
+    path.write_text("\ufeff{", encoding="utf-8")
+    with pytest.raises(DataError, match="not JSON"):
+        read_deeph(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "other"),
+    [
+        ("legacy", "hamiltonians.h5", "hamiltonian.h5"),
+        ("legacy", "overlaps.h5", "overlap.h5"),
+        ("new", "hamiltonian.h5", "hamiltonians.h5"),
+        ("new", "overlap.h5", "overlaps.h5"),
+    ],
+)
+def test_a_matrix_that_is_there_is_not_passed_over(
+    form: str, name: str, other: str, tmp_path: Path, make_structure: Maker
+) -> None:
+    folder = write_deeph(make_structure(), tmp_path / "a", form)
+    content = (folder / name).read_bytes()
+    (folder / name).rename(folder / other)
+    with pytest.raises(DataError, match=f"{other} has its name from the other DeepH form .*; expected {name} here"):
+        read_deeph(folder)
+    (folder / name).mkdir()
+    with pytest.raises(DataError, match=f"{name}: expected an HDF5 file, found a folder"):
+        read_deeph(folder)
+    (folder / name).rmdir()
+    (folder / name).symlink_to(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=f"{name}: expected an HDF5 file, found a link to nothing"):
+        read_deeph(folder)
+    (folder / name).unlink()
+    (folder / name).write_bytes(content)  # its own file counts, whatever lies beside it
+    assert None not in (read_deeph(folder).hamiltonian, read_deeph(folder).overlap)
+
+
+def test_a_name_of_several_lines_leaves_a_poscar(tmp_path: Path, make_structure: Maker) -> None:
+    made = make_structure(name="a\nb  c", numbers=(6, 6, 16))
+    found = read_deeph(write_deeph(made, tmp_path / "a", "new"))
+    assert found.positions.tolist() == made.positions.tolist()
+    assert (tmp_path / "a" / "POSCAR").read_text().splitlines()[0] == "a b c"
+
+
 def test_the_new_form_groups_atoms_by_element_and_moves_their_blocks(tmp_path: Path, make_structure: Maker) -> None:
     made = make_structure(numbers=(6, 16, 6))
     found = read_deeph(write_deeph(made, tmp_path / "a", "new"))
@@ -202,7 +275,16 @@ NEW_FAULTS: dict[str, tuple[Callable[[Path], None], str]] = {
         "info.json says 7 atoms, POSCAR holds 3",
     ),
     "POSCAR of nothing": (_text("POSCAR", "nothing\n"), "not a readable POSCAR"),
-    "float keys": (_array("atom_pairs", lambda a: a.astype(float)), "expected integer keys"),
+    "float keys": (_array("atom_pairs", lambda a: a.astype(float)), "expected integers in 'atom_pairs', found float64"),
+    "float shapes": (_array("chunk_shapes", lambda a: a + 0.4), "expected integers in 'chunk_shapes', found float64"),
+    "float boundaries": (
+        _array("chunk_boundaries", lambda a: a.astype(np.float32)),
+        "expected integers in 'chunk_boundaries', found float32",
+    ),
+    "entries of truth values": (
+        _array("entries", lambda a: a > 0),
+        "expected real numbers or complex numbers in 'entries', found bool",
+    ),
     "keys of four": (_array("atom_pairs", lambda a: a[:, :4]), r"'atom_pairs' of shape \(None, 5\)"),
     "1-based keys": (_array("atom_pairs", lambda a: a + np.array([0, 0, 0, 1, 1])), r"outside 0..2 \(0-based\)"),
     "shapes that do not fit": (_array("chunk_shapes", lambda a: a + 1), r"should be \[5, 5\]"),
@@ -221,6 +303,22 @@ def test_a_fault_of_a_new_folder_is_refused(fault: str, tmp_path: Path, make_str
     with pytest.raises(DataError, match=message) as error:
         read_deeph(folder)
     assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("atom_pairs", ">i4"), ("chunk_shapes", "u1"), ("chunk_boundaries", "u8"), ("entries", ">f8"), ("entries", "f4")],
+)
+def test_numbers_of_every_width_are_read(name: str, kind: str, tmp_path: Path, make_structure: Maker) -> None:
+    folder = write_deeph(make_structure(numbers=(6, 6, 16)), tmp_path / "a", "new")
+    before = read_deeph(folder).hamiltonian
+    assert before is not None
+    _array(name, lambda a: a.astype(kind))(folder)
+    after = read_deeph(folder).hamiltonian
+    assert after is not None
+    assert (after.keys() == before.keys()).all()
+    np.testing.assert_allclose(after.values, before.values, rtol=1e-7 if kind == "f4" else 0)
+    assert after.values.dtype == np.float64
 
 
 @pytest.mark.parametrize(("form", "name"), [("legacy", "hamiltonians.h5"), ("new", "overlap.h5")])

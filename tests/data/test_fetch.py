@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from tracegrad.data.archives import extract_zip
 from tracegrad.data.databases import Archive
 from tracegrad.data.download import ResumingDownloader
 from tracegrad.data.fetch import fetch, locate
+from tracegrad.data.folders import read_split, write_split
 from tracegrad.errors import DataError
 
 NAME = "Monolayer_graphene_dataset.zip"
@@ -200,6 +202,72 @@ def test_another_version_of_an_archive_is_unpacked_anew(site: Site, archive: byt
     assert (tmp_path / "MG" / Path(NAME).stem / "NEW").is_file()
 
 
+def test_a_folder_that_was_not_fetched_is_left_alone(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    notes = tmp_path / "MG" / Path(NAME).stem / "mine" / "notes.txt"
+    notes.parent.mkdir(parents=True)
+    notes.write_text("weeks of work")
+    with pytest.raises(
+        DataError, match=r"_dataset: already there, and not listed as fetched in .*fetch\.json; .*Move it"
+    ):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert site.seen == []
+    assert [path.name for path in (tmp_path / "MG").iterdir()] == [Path(NAME).stem]
+    assert notes.read_text() == "weeks of work"
+    notes.parent.parent.rename(tmp_path / "elsewhere")
+    assert fetch("MG", tmp_path / "MG", mirror=site.url).counts["train"] == 6
+
+
+def test_a_split_file_that_was_not_fetched_is_left_alone(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    path = tmp_path / "MG" / "split.json"
+    path.parent.mkdir()
+    path.write_text('{"my": "own split"}')
+    with pytest.raises(DataError, match=r"split\.json: already there, and not listed as fetched"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert site.seen == []
+    assert path.read_text() == '{"my": "own split"}'
+    path.unlink()
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    plain = json.dumps(json.loads(path.read_text()))  # the same subsets, written another way
+    path.write_text(plain)
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert path.read_text() == plain
+    folders = read_split(path)
+    write_split(replace(folders, split={**folders.split, "train": folders.split["val"], "val": folders.split["train"]}))
+    own = path.read_bytes()
+    with pytest.raises(DataError, match=r"split\.json: not written here, or changed since, .* The data are complete"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert path.read_bytes() == own
+    assert len(load_dataset("MG", tmp_path / "MG").train) == 2
+
+
+def test_a_split_file_of_another_version_is_written_anew(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as old, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as new:
+        for member in old.infolist():
+            if f"{Path(NAME).stem}/9/" not in member.filename:
+                new.writestr(member, old.read(member))
+    site.content[NAME] = stream.getvalue()
+    sha256 = hashlib.sha256(stream.getvalue()).hexdigest()
+    result = fetch("MG", tmp_path / "MG", mirror=site.url, sha256={"": sha256})
+    assert sum(result.counts.values()) == 9
+    assert load_dataset("MG", tmp_path / "MG").split_sha256 == result.split_sha256
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a.zip": "text"}'])
+def test_a_record_that_is_none_is_refused(content: str, site: Site, tmp_path: Path) -> None:
+    (tmp_path / "fetch.json").write_text(content)
+    with pytest.raises(DataError, match=r"fetch\.json: expected facts per archive"):
+        fetch("MG", tmp_path, mirror=site.url)
+    assert site.seen == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):  # not a word about a damaged record
+        fetch("MG", tmp_path / "file", mirror=site.url)
+
+
 def test_a_wrong_checksum_leaves_nothing(site: Site, archive: bytes, tmp_path: Path) -> None:
     site.content[NAME] = archive
     right = hashlib.sha256(archive).hexdigest()
@@ -350,6 +418,41 @@ def test_a_harmless_archive_replaces_an_older_folder(tmp_path: Path) -> None:
     extract_zip(tmp_path / "a.zip", tmp_path / "a")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["new"]
     assert not (tmp_path / "a" / "old").exists()
+
+
+def test_a_link_is_replaced_and_what_it_names_is_not(tmp_path: Path) -> None:
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "old").touch()
+    (tmp_path / "a").symlink_to(tmp_path / "far")
+    (tmp_path / "a.zip").write_bytes(_zip({"new": b"x"}))
+    extract_zip(tmp_path / "a.zip", tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+    assert [path.name for path in (tmp_path / "far").iterdir()] == ["old"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "a.zip", "far"]
+
+
+def test_an_older_folder_comes_back_where_the_new_one_cannot_take_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work = tmp_path / "work"
+    (work / "a").mkdir(parents=True)
+    (work / "a" / "old").touch()
+    (tmp_path / "a.zip").write_bytes(_zip({"new": b"x"}))
+    rename, done = os.rename, []
+
+    def fails_the_second_time(source: Path, target: Path) -> None:
+        done.append(target)
+        if len(done) == 2:
+            raise OSError(errno.EIO, "Input/output error")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", fails_the_second_time)
+    with pytest.raises(OSError, match="Input/output error"):
+        extract_zip(tmp_path / "a.zip", work / "a")
+    assert [path.name for path in work.iterdir()] == ["a"]
+    assert [path.name for path in (work / "a").iterdir()] == ["old"]
+    extract_zip(tmp_path / "a.zip", work / "a")
+    assert [path.name for path in (work / "a").iterdir()] == ["new"]
 
 
 @dataclass

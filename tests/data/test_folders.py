@@ -58,6 +58,43 @@ def test_more_structures_than_there_are_cannot_be_asked_for() -> None:
         release_split([str(k) for k in range(10)], (5, 3, 3))
 
 
+SIZES: dict[str, tuple[tuple[object, ...], str]] = {
+    "ratios above 1": ((0.6, 0.2, 0.3), "sum to 1.1, expected at most 1"),
+    "a negative ratio": ((0.6, -0.2, 0.3), "none of them negative"),
+    "a negative count": ((5, -2, 3), "none of them negative"),
+    "no number": ((0.6, float("nan"), 0.2), "three ratios"),
+    "no finite number": ((float("inf"), 0.0, 0.0), "three ratios"),
+    "counts and ratios": ((0.8, 0.2, 0), "three counts .integers. or as three ratios .floats, 0.0 for none."),
+    "truth values": ((True, False, False), "three counts"),
+    "text": (("5", "2", "3"), "three counts"),
+    "two": ((5, 2), "train, val and test"),
+}
+
+
+@pytest.mark.parametrize("fault", SIZES)
+def test_sizes_that_are_neither_counts_nor_ratios_are_refused(fault: str) -> None:
+    sizes, message = SIZES[fault]
+    with pytest.raises(DataError, match=message):
+        release_split([str(k) for k in range(10)], sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "counts"),
+    [
+        ((1, 0, 0), [1, 0, 0]),
+        ((1.0, 0.0, 0.0), [10, 0, 0]),
+        ((0, 0, 0), [0, 0, 0]),
+        ((0.6, 0.3, 0.1), [6, 3, 1]),  # they sum to 0.9999999999999999
+        ((np.int64(5), np.int32(2), 3), [5, 2, 3]),
+        ((np.float64(0.5), np.float32(0.25), 0.25), [5, 2, 2]),
+    ],
+    ids=str,
+)
+def test_integers_are_counts_and_floats_are_ratios(sizes: tuple[float, float, float], counts: list[int]) -> None:
+    split = release_split([str(k) for k in range(10)], sizes)
+    assert [len(split[s]) for s in ("train", "val", "test")] == counts
+
+
 def test_the_hash_depends_on_the_members_only() -> None:
     text = '{"train":["a","b"],"val":[],"test":["c"],"test_twisted":[]}'
     expected = hashlib.sha256(text.encode()).hexdigest()
@@ -121,6 +158,29 @@ def test_split_files_that_cannot_be_right_are_refused(folder_of_ten: Path) -> No
     path.write_text("{}")
     with pytest.raises(DataError, match="no split file"):
         load_dataset("toy", path)
+    path.write_text(json.dumps({"subsets": {}, "sha256": split_sha256({})}))
+    with pytest.raises(DataError, match="names no structures; expected at least one"):
+        load_dataset("toy", path)
+    path.write_text("\ufeff" + json.dumps(sound), encoding="utf-8")  # a byte order mark is no fault
+    assert len(load_dataset("toy", path).train) == 4
+
+
+def test_a_split_file_written_by_hand_needs_its_subsets_only(folder_of_ten: Path) -> None:
+    made = json.loads(write_split(scan_folders(folder_of_ten, "toy")).read_text())
+    train = dict(sorted(made["subsets"]["train"].items())[:2])
+    rest = {name: place for name, place in made["subsets"]["train"].items() if name not in train}
+    by_hand = {"format": "tracegrad-split", "subsets": {"train": train, "val": made["subsets"]["val"], "test": rest}}
+    (folder_of_ten / "split.json").write_text(json.dumps(by_hand))
+    dataset = load_dataset("toy", folder_of_ten)
+    assert [len(part) for part in (dataset.train, dataset.val, dataset.test)] == [
+        2,
+        len(made["subsets"]["val"]),
+        len(rest),
+    ]
+    assert dataset.split_sha256 != made["sha256"]
+    (folder_of_ten / "split.json").write_text(json.dumps({**by_hand, "sha256": made["sha256"]}))
+    with pytest.raises(DataError, match="the subsets hash to"):  # control: a hash is held to, where there is one
+        load_dataset("toy", folder_of_ten)
 
 
 def test_only_a_split_file_is_to_be_deleted(folder_of_ten: Path, tmp_path: Path) -> None:
@@ -128,7 +188,7 @@ def test_only_a_split_file_is_to_be_deleted(folder_of_ten: Path, tmp_path: Path)
     assert load_dataset("toy", path).split_sha256 == load_dataset("toy", folder_of_ten).split_sha256
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "sha256": "0"}))
-    with pytest.raises(DataError, match="delete it to split anew"):
+    with pytest.raises(DataError, match=r"the file says 0; delete the entry sha256 .* or the file to split anew"):
         load_dataset("toy", path)
     weights, record = tmp_path / "final.ckpt", tmp_path / "run.json"
     weights.write_bytes(b"PK\x03\x04\x80 weights of a week")

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, graphene
 from ase.neighborlist import neighbor_list
 
 from tracegrad.data.neighbors import neighbor_pairs
@@ -37,6 +37,39 @@ def test_the_comparison_notices_one_missing_pair() -> None:
     positions = np.random.default_rng(3).normal(size=(6, 3)) * 6
     pairs = neighbor_pairs(positions, CELL, np.ones(3, dtype=bool), 5.0)
     assert directed(*pairs) != directed(*(part[:-1] for part in pairs))
+
+
+CRYSTALS = {  # lattice constant; distance in units of it -> how many neighbours an atom has up to there
+    "simple cubic": (bulk("Po", "sc", a=3.1), 3.1, {1.0: 6, 2.0**0.5: 18, 3.0**0.5: 26, 2.0: 32}),
+    "face-centred": (bulk("Cu", "fcc", a=3.61), 3.61, {0.5**0.5: 12, 1.0: 18, 1.5**0.5: 42}),
+    "diamond": (bulk("C", "diamond", a=3.57), 3.57, {0.1875**0.5: 4, 0.5**0.5: 16, 0.6875**0.5: 28}),
+    "honeycomb": (
+        graphene(a=2.46, vacuum=5),
+        2.46,
+        {(1 / 3) ** 0.5: 3, 1.0: 9, (4 / 3) ** 0.5: 12, (7 / 3) ** 0.5: 18},
+    ),
+}
+
+
+@pytest.mark.parametrize("crystal", CRYSTALS)
+@pytest.mark.parametrize("place", [0.0, 1234.5678], ids=["at the origin", "far from it"])
+def test_a_shell_at_the_cutoff_is_in(crystal: str, place: float) -> None:
+    unit, a, shells = CRYSTALS[crystal]
+    for repeat in ((1, 1, 1), (3, 2, 1)):
+        atoms = unit.repeat(repeat)
+        positions = atoms.positions + place * np.array([1.0, 0.7, 0.0])
+        for (distance, count), nearer in zip(shells.items(), [0, *shells.values()], strict=False):
+            for cutoff in (distance * a, np.nextafter(distance * a, 0), np.nextafter(distance * a, 9)):
+                assert len(neighbor_pairs(positions, atoms.cell.array, atoms.pbc, cutoff)[0]) == len(atoms) * count // 2
+            i, _, _ = neighbor_pairs(positions, atoms.cell.array, atoms.pbc, distance * a - 1e-6)
+            assert len(i) == len(atoms) * nearer // 2
+
+
+def test_two_atoms_at_the_cutoff_are_a_pair() -> None:
+    for length in (1.42, 2.0, 3.3):
+        two = np.array([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3 + length]])
+        pairs = [neighbor_pairs(two, np.zeros((3, 3)), [False] * 3, r)[0] for r in (length, length - 1e-6)]
+        assert [len(i) for i in pairs] == [1, 0]
 
 
 def test_no_pairs_within_a_short_cutoff() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tracegrad.data import Blocks, Structure
-from tracegrad.data.structure import orbital_table, parse_orbitals
+from tracegrad.data import Blocks, Structure, write_deeph
+from tracegrad.data.compact import open_compact, write_compact
+from tracegrad.data.structure import check_fermi_energy, orbital_table, parse_orbitals
 from tracegrad.errors import DataError
 
 Change = Callable[[Structure], dict[str, object]]
@@ -115,6 +120,91 @@ def test_a_negligible_overlap_block_may_lack_its_hamiltonian(make_structure: Cal
     overlap = _with_block(sound.overlap, (0, 1, 0, 1, 2), np.full((9, 5), 1e-7))
     hamiltonian = _with_block(sound.hamiltonian, (0, 1, 0, 1, 2), None)
     Structure(**{**sound.fields(), "overlap": overlap, "hamiltonian": hamiltonian}).validate()
+
+
+FORMS: dict[str, Change] = {
+    "float numbers": lambda s: {"numbers": s.numbers.astype(float)},
+    "short numbers": lambda s: {"numbers": s.numbers.astype(np.uint8)},
+    "listed numbers": lambda s: {"numbers": s.numbers.tolist()},
+    "listed positions": lambda s: {"positions": s.positions.tolist()},
+    "big-endian positions": lambda s: {"positions": s.positions.astype(">f8")},
+    "columns first": lambda s: {"positions": np.asfortranarray(s.positions)},
+    "listed cell": lambda s: {"cell": s.cell.tolist()},
+    "listed pbc": lambda s: {"pbc": [True, True, True]},
+    "pbc of ones": lambda s: {"pbc": np.ones(3, dtype=int)},
+    "listed shells": lambda s: {"orbitals": {z: list(ls) for z, ls in s.orbitals.items()}},
+    "shells as arrays": lambda s: {"orbitals": {np.int64(z): np.array(ls) for z, ls in s.orbitals.items()}},
+    "shells of numpy": lambda s: {"orbitals": {z: tuple(map(np.int32, ls)) for z, ls in s.orbitals.items()}},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_of_another_form_are_converted(
+    form: str, make_structure: Callable[..., Structure], tmp_path: Path
+) -> None:
+    sound = make_structure(numbers=(6, 6, 16))
+    found = Structure(**{**sound.fields(), **FORMS[form](sound)}).validate()
+    for name, kind in (("numbers", np.int64), ("positions", np.float64), ("cell", np.float64), ("pbc", np.bool_)):
+        assert getattr(found, name).dtype == kind
+        assert np.array_equal(getattr(found, name), getattr(sound, name))
+    assert found.orbitals == sound.orbitals
+    assert json.dumps(orbital_table(found.orbitals)) == json.dumps(orbital_table(sound.orbitals))
+    for folder in ("legacy", "new"):
+        write_deeph(found, tmp_path / folder, folder)
+    write_compact(tmp_path / "a.h5", [("train", found)])
+    assert open_compact(tmp_path / "a.h5").read("toy").orbitals == sound.orbitals
+
+
+def test_what_has_its_type_is_not_copied(make_structure: Callable[..., Structure]) -> None:
+    sound = make_structure()
+    changed = replace(sound, name="other")
+    for name in ("numbers", "positions", "cell", "pbc", "orbitals", "hamiltonian"):
+        assert getattr(changed, name) is getattr(sound, name)
+
+
+NO_NUMBERS: dict[str, tuple[dict[str, object], str]] = {
+    "half an element": ({"numbers": [6, 16.5, 6]}, "numbers: expected integers, found 16.5"),
+    "NaN as an element": ({"numbers": [6, np.nan, 6]}, "numbers: expected integers, found nan"),
+    "an infinite element": ({"numbers": np.array([6, np.inf, 6])}, "numbers: expected integers, found inf"),
+    "symbols": ({"numbers": ["C", "S", "C"]}, "numbers: expected integers, found <U1"),
+    "rows of unequal length": ({"positions": [[0, 0, 0], [1, 1], [2, 2, 2]]}, "positions: expected real numbers in Å"),
+    "complex positions": ({"positions": np.zeros((3, 3), dtype=complex)}, "positions: expected .*, found complex128"),
+    "a cell of text": ({"cell": "cubic"}, "cell: expected real numbers"),
+    "letters for pbc": ({"pbc": ["T", "T", "F"]}, "pbc: expected three truth values, found <U1"),
+    "pbc of two": ({"pbc": [1, 1, 2]}, r"pbc: expected three truth values, found \[1, 1, 2\]"),
+    "broken shells": ({"orbitals": {6: (0, 0.5), 16: (0,)}}, "expected orbitals .* with integers l, found .*0.5"),
+    "truth as shells": ({"orbitals": {6: (0, True), 16: (0,)}}, ".* with integers l, found .*True"),
+    "one shell": ({"orbitals": {6: 0, 16: 1}}, ".* with integers l, found .*6: 0"),
+    "shells by symbol": ({"orbitals": {"C": (0, 0, 1)}}, "expected orbitals {atomic number: .*found {'C'"),
+    "a list of shells": ({"orbitals": [(0, 0, 1)]}, "expected orbitals"),
+}
+
+
+@pytest.mark.parametrize("fault", NO_NUMBERS)
+def test_what_is_no_number_of_its_kind_is_refused(fault: str, make_structure: Callable[..., Structure]) -> None:
+    change, message = NO_NUMBERS[fault]
+    with pytest.raises(DataError, match=f"structure 'toy': {message}"):
+        Structure(**{**make_structure().fields(), **change})
+
+
+def test_one_number_for_all_atoms_is_refused(make_structure: Callable[..., Structure]) -> None:
+    with pytest.raises(DataError, match=r"expected numbers of shape \(1,\), found \(\)"):
+        Structure(**{**make_structure().fields(), "numbers": 6}).validate()
+
+
+@pytest.mark.parametrize("value", [None, -4, -4.25, np.int64(-4), np.float32(-4.25), Fraction(-17, 4)], ids=repr)
+def test_a_fermi_level_may_be_any_finite_number(
+    value: object, make_structure: Callable[..., Structure], tmp_path: Path
+) -> None:
+    made = replace(make_structure(), metadata={"fermi_energy_eV": value})
+    write_deeph(made.validate(), tmp_path / "a")
+    assert json.loads((tmp_path / "a" / "info.json").read_text()).get("fermi_level") == value
+
+
+@pytest.mark.parametrize("value", [True, np.nan, np.float32(np.inf), 10**400, "-4", 1j, [1]], ids=lambda v: repr(v)[:9])
+def test_a_fermi_level_that_is_no_finite_number_is_refused(value: object) -> None:
+    with pytest.raises(DataError, match="here: expected the Fermi level as a finite number in eV, found"):
+        check_fermi_energy(value, "here")
 
 
 def test_edge_vectors_point_from_i_to_j_in_cell_r(make_structure: Callable[..., Structure]) -> None:

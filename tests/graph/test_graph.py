@@ -121,7 +121,7 @@ def test_partner_is_the_hermitian_conjugate(spinful: bool) -> None:
     for time_reversal in (False, True):
         layout = TargetLayout(ORBITALS, spinful, time_reversal)
         structure = structure_of(spinful=spinful)
-        graph = build_graph(structure, layout)
+        graph = build_graph(Structure(**{**structure.fields(), "hamiltonian": None}), layout, r_max=3.2)
         keys = np.concatenate([graph.cell_shift.numpy(), graph.edge_index.T.numpy()], axis=1)
         t = blocks_to_irreps(structure.hamiltonian.completed(), keys, graph.edge_type, layout)
         index, sign = layout.partner
@@ -252,3 +252,38 @@ def test_graph_is_made_on_the_device_of_the_positions() -> None:
     tensors = [value for value in found.to_dict().values() if isinstance(value, torch.Tensor)] + list(found.wigner)
     assert len(tensors) > 8
     assert {value.device.type for value in tensors if value is not graph.numbers} == {"meta"}
+
+
+def test_pairs_stored_from_their_other_end_make_the_same_graph(spinful: bool) -> None:
+    structure, layout = structure_of(spinful=spinful), TargetLayout(ORBITALS, spinful, time_reversal=False)
+    turned = Structure(**{**structure.fields(), "hamiltonian": structure.hamiltonian.adjoint()})
+    assert not np.array_equal(turned.hamiltonian.keys(), structure.hamiltonian.keys())
+    found, expected = build_graph(turned, layout), build_graph(structure, layout)
+    assert torch.equal(found.edge_index, expected.edge_index)
+    assert torch.equal(found.target_frame, expected.target_frame)
+    wrong = replace(structure, hamiltonian=structure.hamiltonian.with_values(turned.hamiltonian.values))
+    assert not torch.allclose(build_graph(wrong, layout).target_frame, expected.target_frame, atol=1e-3)  # control
+
+
+def test_two_atoms_at_one_place_are_refused() -> None:
+    structure, layout = structure_of(), TargetLayout(ORBITALS, False)
+    positions = structure.positions.copy()
+    positions[2] = positions[1] + 1e-3
+    with pytest.raises(DataError, match="atoms 1 and 2 are nearer than"):
+        build_graph(replace(structure, positions=positions), layout)
+    positions[2] += 0.5
+    assert build_graph(replace(structure, positions=positions), layout).num_pairs  # control
+
+
+def test_magnetic_data_are_refused_where_half_of_the_components_is_kept() -> None:
+    magnetic = structure_of(spinful=True)
+    with pytest.raises(DataError, match=r"break it; learn all spin components with --set model\.time_reversal=false"):
+        build_graph(magnetic, TargetLayout(ORBITALS, True))
+    assert "target_frame" in build_graph(magnetic, TargetLayout(ORBITALS, True, time_reversal=False))
+    blocks = structure_of().hamiltonian
+    scalar = {key: np.kron(np.eye(2), block).astype(complex) for key, block in blocks.to_dict().items()}
+    without = replace(magnetic, hamiltonian=Blocks.from_dict(scalar))
+    layout = TargetLayout(ORBITALS, True)
+    assert float(build_graph(without, layout).target_frame.square().sum()) == pytest.approx(
+        2 * float((blocks.values**2).sum())
+    )

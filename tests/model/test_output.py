@@ -250,3 +250,46 @@ def test_scale_is_the_same_for_all_components_of_an_irrep(graph: Maker) -> None:
     first = scale[:, torch.tensor([int((channel == k).nonzero()[0]) for k in range(targets.frame.num_channels)])]
     assert torch.allclose(scale, first[:, channel], rtol=1e-9, atol=0)
     assert scale.std() > 1e-3
+
+
+def test_scale_beyond_the_lengths_of_its_elements_stays_that_of_the_longest() -> None:
+    """A pair of elements with short pairs only in training: a polynomial would leave all bounds."""
+    targets = TargetLayout(ORBITALS, False)
+    structure = structure_of(1, noise=0.3)
+    blocks, numbers = structure.hamiltonian, structure.numbers
+    assert blocks is not None
+    lengths = np.linalg.norm(structure.edge_vectors(blocks), axis=1)
+    unlike = numbers[blocks.edge_index[0]] != numbers[blocks.edge_index[1]]
+    short = replace(structure, hamiltonian=blocks.select(np.flatnonzero(~unlike | (lengths < 2.2))))
+    output = OutputTransform(targets, True, True).double()
+    output.fit([build_graph(short, targets)])
+    graph = build_graph(structure, targets)
+    rows = slice(graph.num_nodes, graph.num_nodes + graph.num_pairs)
+    types, r = graph.edge_type[rows], graph.edge_vectors[rows].norm(dim=1)
+    bounded, high = output.scales(graph, rows.stop)[rows], output.pair_bounds[types, 1]
+    beyond = r > high
+    assert beyond.any()
+    for pair_type in types[beyond].unique().tolist():
+        same = bounded[beyond & (types == pair_type)]
+        assert torch.equal(same, same[:1].expand_as(same))
+    assert bounded.max() < 10 * output.scales(build_graph(short, targets), rows.stop)[graph.num_nodes :].max()
+    output.pair_bounds[:] = torch.tensor([0.0, torch.inf])  # control: as in weights of before
+    free = output.scales(graph, rows.stop)[rows]
+    assert torch.equal(free[~beyond], bounded[~beyond])
+    assert float((free / bounded).log().abs()[beyond].max()) > 1.0
+
+
+def test_weights_of_before_there_were_bounds_are_read() -> None:
+    targets = TargetLayout(ORBITALS, False)
+    output = OutputTransform(targets, True, True).double()
+    output.fit([build_graph(structure_of(1, noise=0.3), targets)])
+    state = output.state_dict()
+    del state["pair_bounds"]
+    older = OutputTransform(targets, True, True).double()
+    older.load_state_dict(state)
+    graph = build_graph(structure_of(1, noise=0.3), targets)
+    ones = torch.ones_like(graph.target_frame)
+    assert torch.equal(older(ones, graph), output(ones, graph))  # on the lengths that it was fitted to
+    del state["pair_shapes"]
+    with pytest.raises(RuntimeError, match="pair_shapes"):
+        older.load_state_dict(state)  # control

@@ -105,6 +105,72 @@ def test_the_pairs_of_a_given_overlap_are_predicted(foreign: Path, graphene: Str
     assert shorter.hamiltonian.n_edges < expected.n_edges / 3
 
 
+def test_a_shorter_cutoff_leaves_blocks_out_and_changes_none(
+    checkpoint: Path, foreign: Path, graphene: Structure
+) -> None:
+    atoms, cutoff = as_atoms(graphene), 3.0
+    for predictor, overlap in ((Predictor.load(checkpoint), "none"), (Predictor.load(foreign), graphene.overlap)):
+        whole = predictor(atoms, overlap=overlap, fermi_energy=0.0).hamiltonian
+        plan = predictor.plan(atoms, overlap=overlap, r_max=cutoff)
+        found = predictor.complete(plan, fermi_energy=0.0)
+        parts = predictor(atoms, overlap=overlap, r_max=cutoff, fermi_energy=0.0, chunk_edges=300).hamiltonian
+        assert whole is not None
+        assert found.hamiltonian is not None
+        lengths = np.linalg.norm(found.edge_vectors(whole), axis=1)
+        assert found.hamiltonian.n_edges == (lengths <= cutoff).sum() == found.metadata["pairs"] < whole.n_edges / 3
+        assert found.metadata["cutoff_A"] == cutoff
+        assert largest_difference(found.hamiltonian, whole) < 1e-12
+        assert largest_difference(parts, whole) < 1e-9
+        if found.overlap is not None:
+            assert found.overlap.completed().n_edges == found.hamiltonian.completed().n_edges
+    bare = Predictor(predictor.model, predictor.setting, predictor.data, None, "x.ckpt")  # control: fewer neighbours
+    other = bare(atoms, overlap="none", r_max=cutoff).hamiltonian
+    assert other is not None
+    assert largest_difference(other, whole) > 1e-3
+
+
+def test_a_cutoff_beyond_that_of_the_training_is_refused(checkpoint: Path, graphene: Structure) -> None:
+    predictor = Predictor.load(checkpoint)
+    with pytest.raises(DataError, match=r"expected a cutoff r_max up to 7\.500 Å, .* found 10; leave it out"):
+        predictor.plan(as_atoms(graphene), overlap="none", r_max=10.0)
+    assert predictor.plan(as_atoms(graphene), overlap="none", r_max=7.5).cutoff == 7.5
+
+
+def test_elements_that_reach_less_far_get_no_longer_pairs(foreign: Path, graphene: Structure) -> None:
+    predictor, atoms = Predictor.load(foreign), as_atoms(graphene)
+    whole = predictor.plan(atoms, overlap="none")
+    short = replace(predictor, data=replace(predictor.data, pair_cutoffs={(6, 6): 5.0}))
+    plan = short.plan(atoms, overlap="none")
+    found, pairs = short.complete(plan, fermi_energy=0.0).hamiltonian, len(plan.pairs[0])
+    assert found is not None
+    assert 0 < pairs < len(whole.pairs[0])
+    assert found.n_edges == graphene.n_atoms + pairs
+    assert np.linalg.norm(graphene.edge_vectors(found), axis=1).max() <= 5.0
+    with pytest.raises(DataError, match=r"has C-C pairs of 7\.\d+ Å, the training went up to 5\.000 Å; give --r-max"):
+        short.plan(atoms, overlap=graphene.overlap)
+    assert len(short.plan(atoms, overlap=graphene.overlap, r_max=7.0).pairs[0]) == pairs
+    strange = replace(predictor, data=replace(predictor.data, pair_cutoffs={(14, 14): 5.0}))  # control
+    assert len(strange.plan(atoms, overlap="none").pairs[0]) == len(whole.pairs[0])
+
+
+def test_neighbours_that_an_overlap_lacks_are_counted(
+    foreign: Path, graphene: Structure, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlap, atoms = graphene.overlap, as_atoms(graphene)
+    assert overlap is not None
+    predictor = Predictor.load(foreign)
+    assert predictor.plan(atoms, overlap=overlap).missing == 0
+    lengths = np.linalg.norm(graphene.edge_vectors(overlap), axis=1)
+    short = overlap.select(np.flatnonzero(lengths < 5.0))
+    lacking = len(predictor.plan(atoms, overlap=overlap).pairs[0]) - len(predictor.plan(atoms, overlap=short).pairs[0])
+    assert predictor.plan(atoms, overlap=short).missing == lacking > 0
+    folder = write_deeph(Structure(**{**graphene.fields(), "hamiltonian": None, "overlap": short}), tmp_path / "s")
+    write(tmp_path / "sheet.vasp", atoms)
+    command = ["predict", str(foreign), str(tmp_path / "sheet.vasp"), "--overlap", str(folder), "--fermi", "0"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert f"{lacking} pairs within the cutoff of the training data are not in the overlap" in capsys.readouterr().err
+
+
 def test_an_overlap_of_other_atoms_or_of_longer_pairs_is_refused(
     foreign: Path, graphene: Structure, tmp_path: Path
 ) -> None:

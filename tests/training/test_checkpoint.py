@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,14 @@ def checkpoint(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> Path:
     path = tmp_path / "final.ckpt"
     save_checkpoint(path, make_network(config.model, data), config, data, {"epochs": 0})
     return path
+
+
+def test_cutoffs_of_pairs_are_kept_and_older_records_have_none(dataset: Dataset) -> None:
+    data = DataSummary.of(dataset, 6.9, {(16, 16): 5.5, (16, 42): 6.2})
+    assert DataSummary.from_dict(data.to_dict()) == data
+    assert json.loads(json.dumps(data.to_dict())) == data.to_dict()
+    older = {key: value for key, value in data.to_dict().items() if key != "pair_cutoffs"}
+    assert DataSummary.from_dict(older) == DataSummary.of(dataset, 6.9)
 
 
 def test_loaded_network_predicts_the_same(tiny: Tiny, dataset: Dataset, tmp_path: Path, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""The composite action: inputs reach the command, exit codes are the verifier's, nothing is pasted into a shell."""
+"""The composite action: inputs reach the command, exit codes are the verifier's, what was not tested never passes."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import yaml
 
 STUB = """#!/bin/sh
 for argument in "$@"; do echo "$argument" >> arguments.txt; done
+[ -f untested ] && exit ${STUB_CODE:-0}
 mkdir -p equivariance
 echo '## summary' > equivariance/summary.md
-[ -f report.json ] && cp report.json equivariance/report.json
+if [ -f report.json ]; then cp report.json equivariance/report.json; else echo '{}' > equivariance/report.json; fi
 exit ${STUB_CODE:-0}
 """
 
@@ -42,14 +43,16 @@ def run_step(action, root, tmp_path):
     )
     python.chmod(python.stat().st_mode | stat.S_IEXEC)
 
-    def run(name: str, code: str = "0", compared: str = "", **inputs: str) -> subprocess.CompletedProcess:
+    def run(
+        name: str, code: str = "0", compared: str = "", judged: str = "", **inputs: str
+    ) -> subprocess.CompletedProcess:
         step = next(s for s in action["runs"]["steps"] if s["name"] == name)
         values = {key: str(value["default"]) for key, value in action["inputs"].items()} | inputs
         env = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(root), "HOME": str(tmp_path)}
         env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
         for variable, expression in step["env"].items():
             source = re.fullmatch(r"\$\{\{ (inputs|github|steps)\.([\w.-]+) \}\}", expression)
-            made = {"verify.outputs.compared": compared}
+            made = {"verify.outputs.compared": compared, "verify.outputs.judged": judged}
             env[variable] = values[source[2]] if source[1] == "inputs" else made.get(source[2], code)
         env["STUB_CODE"] = code
         command = ["bash", "--noprofile", "--norc", "-e", "-o", "pipefail", "-c", step["run"]]
@@ -80,6 +83,36 @@ def test_only_tolerated_codes_are_let_through(run_step):
     assert run_step("Judge", code="1", tolerate="2 3").returncode == 1
 
 
+@pytest.mark.parametrize(("code", "expected"), [("2", "2"), ("1", "1"), ("127", "127"), ("0", "2")])
+def test_what_was_not_tested_fails_whatever_is_tolerated(run_step, tmp_path, code, expected):
+    run_step("Verify")  # an earlier run in the same folder has left its reports
+    assert (tmp_path / "equivariance" / "report.json").exists()
+    for name in ("output", "summary"):
+        (tmp_path / name).unlink()
+    (tmp_path / "untested").touch()
+    assert run_step("Verify", code=code, baseline="equivariance/report.json").returncode == 0
+    assert (tmp_path / "output").read_text() == f"judged=no\nexit-code={expected}\n"
+    assert not (tmp_path / "summary").exists()  # the summary of the earlier run is none of this one
+    judged = run_step("Judge", code=expected, judged="no", tolerate="0 1 2 3 4 127")
+    assert judged.returncode == int(expected)
+    assert "nothing was tested" in judged.stdout
+    assert run_step("Judge", code=expected, tolerate="0 1 2 3 4 127").returncode == 0  # control: a verdict may be
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--target", "no_such_module:build"], ["--target", "json:dumps"], ["--no-such-option"]], ids=" ".join
+)
+def test_the_command_leaves_no_report_where_nothing_was_tested(tmp_path, arguments):
+    from verify.cli import main
+
+    try:
+        code = main(["--report", str(tmp_path), *arguments])
+    except SystemExit as stopped:  # argparse
+        code = stopped.code
+    assert code == 2
+    assert not (tmp_path / "report.json").exists()
+
+
 def test_inputs_are_never_executed(run_step, tmp_path):
     evil = "$(touch evil); `touch evil`"
     run_step("Verify", target=evil, arguments="; touch evil")
@@ -88,7 +121,7 @@ def test_inputs_are_never_executed(run_step, tmp_path):
 
 
 def test_growth_over_the_baseline_fails_the_step(run_step, tmp_path):
-    check = {"name": "rotation", "error": 1e-14, "verdict": "PASS"}
+    check = {"name": "rotation", "error": 1e-14, "tolerance": 2e-14, "verdict": "PASS"}
     report = {"schema_version": 1, "checks": [check], "skipped": {}, "noise_floor": {"value": 1e-16}}
     (tmp_path / "report.json").write_text(json.dumps(report))
     for before, expected in ((1e-14, "0"), (1e-16, "1")):
@@ -103,7 +136,7 @@ def test_growth_over_the_baseline_fails_the_step(run_step, tmp_path):
 
 @pytest.mark.parametrize(("code", "expected"), [("2", "1"), ("4", "4")])
 def test_growth_is_not_hidden_by_a_code_that_may_be_tolerated(run_step, tmp_path, code, expected):
-    check = {"name": "rotation", "error": 1e-14, "verdict": "PASS"}
+    check = {"name": "rotation", "error": 1e-14, "tolerance": 2e-14, "verdict": "PASS"}
     report = {"schema_version": 1, "checks": [check], "skipped": {}, "noise_floor": {"value": 1e-16}}
     (tmp_path / "report.json").write_text(json.dumps(report))
     (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"error": 1e-16}]}))
@@ -131,7 +164,7 @@ def test_an_unreadable_baseline_fails_and_is_never_tolerated(run_step, tmp_path,
 
 @pytest.mark.parametrize(("before", "output"), [("inversion", "compared=no\n"), ("rotation", "")])
 def test_a_baseline_with_nothing_in_common_is_no_comparison(run_step, tmp_path, before, output):
-    check = {"name": "rotation", "error": 1e-14, "verdict": "PASS"}
+    check = {"name": "rotation", "error": 1e-14, "tolerance": 2e-14, "verdict": "PASS"}
     report = {"schema_version": 1, "checks": [check], "skipped": {"inversion": "no"}, "noise_floor": {"value": 1e-16}}
     (tmp_path / "report.json").write_text(json.dumps(report))
     (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"name": before}]}))

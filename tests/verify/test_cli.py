@@ -244,18 +244,29 @@ def test_third_entry_beside_a_graph_must_be_an_adapter() -> None:
 
 
 def test_declared_irreps_are_required_of_a_module() -> None:
-    with pytest.raises(VerificationError, match="does not declare"):
+    with pytest.raises(VerificationError, match=r"does not declare.*the factory of a --target returns \(func,"):
         as_target(torch.nn.Linear(3, 3), "x").verify()
 
 
+def test_target_without_an_adapter_is_told_what_a_factory_returns() -> None:
+    from torch_geometric.data import Data
+
+    made = (torch.nn.Linear(3, 3), Data(pos=torch.ones(2, 3)))
+    with pytest.raises(VerificationError, match=r"a --target returns \(model, graph, adapter\)"):
+        as_target(made, "x").verify()
+
+
 def test_baseline_that_grew_tenfold_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = load_target("verified_things:module").verify(checks=["rotation"], trials=8, search=4).checks[0].error
     old = Report("x", [CheckResult("rotation", Verdict.PASS, 1e-30, 1e-14)], NoiseFloor({"a": 1e-30}, {"a": 1e-14}))
     (tmp_path / "old.json").write_text(old.to_json())
     import verify.runner as runner
 
     monkeypatch.setattr(runner, "self_check", lambda lmax: NoiseFloor({"a": 1e-30}, {"a": 4e-15}))
     arguments = ["--target", "verified_things:module", "--checks", "rotation", *FAST]
-    assert main([*arguments, "--baseline", str(tmp_path / "old.json")]) == 1
+    assert main([*arguments, "--tol", str(2 * error)]) == 0
+    assert main([*arguments, "--tol", str(2 * error), "--baseline", str(tmp_path / "old.json")]) == 1
+    assert main([*arguments, "--tol", str(20 * error), "--baseline", str(tmp_path / "old.json")]) == 0
     assert main([*arguments, "--baseline", str(tmp_path / "missing.json")]) == 2
 
 
@@ -270,6 +281,29 @@ def test_checkpoint_of_this_package_is_verified(tmp_path: Path, capsys: pytest.C
     checks = "rotation,inversion,translation,node_permutation,hermiticity,vacuity"
     code = main(["--checkpoint", str(tmp_path / "final.ckpt"), "--checks", checks, "--atoms", "3", "--trials", "4"])
     assert code == 0, capsys.readouterr().out
+
+
+def test_checkpoint_whose_data_stand_elsewhere_is_verified_with_their_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tracegrad.config import load_config
+    from tracegrad.data import DATABASES, load_dataset
+    from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint
+
+    (tmp_path / "own.h5").write_bytes(DATABASES["MG"].bundled_paths[0].read_bytes())
+    config = load_config(preset="smoke", dataset="MG", setting="DeepHE3")
+    data = DataSummary.of(load_dataset("MG", "own.h5"))
+    save_checkpoint(tmp_path / "final.ckpt", make_network(config.model, data), config, data, {})
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    arguments = ["--checkpoint", "../final.ckpt", "--checks", "inversion", "--atoms", "2", "--trials", "2"]
+    assert main(arguments) == 2
+    printed = capsys.readouterr().err
+    assert "own.h5: not found" in printed
+    assert "as --data" in printed
+    assert main([*arguments, "--data", "../own.h5"]) == 0
+    assert main([*arguments, "--data", "../no.h5"]) == 2
+    assert "was trained on" not in capsys.readouterr().err  # that path is one's own
 
 
 def test_calibration_finds_sound_networks_well_below_the_tolerance(tmp_path: Path) -> None:

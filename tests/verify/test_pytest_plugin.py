@@ -45,6 +45,12 @@ def test_module_declares_its_irreps(equivariance):
 def test_undeclared(equivariance):
     with pytest.raises(VerificationError, match="irreps_in is not given"):
         equivariance(scale)
+
+def test_graph(equivariance):
+    from torch_geometric.data import Data
+    for given in ((Data(pos=torch.ones(2, 3)),), (Data(pos=torch.ones(2, 3)), "an adapter")):
+        with pytest.raises(VerificationError, match="irreps_in is a Data.*verify_model.model, graph, adapter"):
+            equivariance(scale, *given)
 """
 )
 
@@ -73,7 +79,7 @@ def run(root, tmp_path):
 def test_fixture_judges_reports_and_obeys_options(run, tmp_path):
     options = ["--equivariance-trials", "7", "--equivariance-seed", "5", "--equivariance-report", "out"]
     done = run(TESTS, *options, "--junitxml", "junit.xml")
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert "5 passed" in done.stdout, done.stdout + done.stderr
     assert "1 failed" in done.stdout
     assert "not equivariant" in done.stdout
     assert "counterexample" in done.stdout
@@ -100,7 +106,7 @@ def test_case(equivariance, case):
 
 def test_works_under_xdist(run, tmp_path):
     done = run(TESTS, "-n", "2", "--equivariance-report", "out", "--equivariance-trials", "4")
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert "5 passed" in done.stdout, done.stdout + done.stderr
     assert "1 failed" in done.stdout
     assert len(list((tmp_path / "out").iterdir())) == 4
 

@@ -53,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
 
     if options.points < 2:
         raise DataError(f"--points: expected at least 2, found {options.points}")
+    if options.smallest_overlap is not None and not 0 <= options.smallest_overlap < float("inf"):
+        raise DataError(f"--smallest-overlap: expected a finite number of at least 0, found {options.smallest_overlap}")
     if options.checkpoint and options.predicted:
         raise DataError("expected --checkpoint or --predicted, found both")
     smallest = SMALLEST_OVERLAP if options.smallest_overlap is None else options.smallest_overlap

@@ -220,7 +220,10 @@ def _print_check(result: Any) -> None:
     gauge = ", ".join(f"{symbol} {1000 * spread:.0f}" for symbol, spread in result.gauge_spread_eV.items())
     print(f"{len(result.structures)} structures ({counts}); {orbitals}; {'spinful' if result.spinful else 'spinless'}")
     print(f"zero of energy (mean on-site energy, std over the set, meV): {gauge or 'no Hamiltonian'}")
-    print(f"{len(faulty)} structures with faults" if faulty else "all good")
+    if not result.structures:
+        print("no structures; expected at least one")
+    else:
+        print(f"{len(faulty)} structures with faults" if faulty else "all good")
 
 
 def _short(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,7 +36,10 @@ def register(subparsers: Subparsers) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; new or empty")
     parser.add_argument("--form", choices=("legacy", "new"), default="legacy", help="DeepH form (default: legacy)")
     parser.add_argument(
-        "--r-max", type=float, metavar="ANGSTROM", help="cutoff of the pairs (default: that of the training data)"
+        "--r-max",
+        type=float,
+        metavar="ANGSTROM",
+        help="longest pair that is written (default: that of the training data)",
     )
     parser.add_argument(
         "--overlap",
@@ -78,6 +82,12 @@ def run(options: argparse.Namespace) -> int:
             progress=progress,
         )
     seconds = time.perf_counter() - started
+    if facts["missing_neighbours"]:
+        print(
+            f"warning: {facts['missing_neighbours']} pairs within the cutoff of the training data are not in the "
+            "overlap; the network was trained with such neighbours, and without them its numbers are others",
+            file=sys.stderr,
+        )
     if options.json:
         record = {
             "folder": str(options.out),

@@ -30,7 +30,7 @@ def register(subparsers: Subparsers) -> None:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file (see `tracegrad info --options`)")
     parser.add_argument("--preset", choices=PRESETS, help="configuration that comes with the package")
-    parser.add_argument("--dataset", metavar="KEY", help="MG, MM, BG, BB, BT or BS")
+    parser.add_argument("--dataset", metavar="KEY", help="MG, MM, BG, BB, BT, BS, or any name with --source PATH")
     parser.add_argument("--source", metavar="WHERE", help="bundled (default), published, or a path")
     parser.add_argument("--setting", metavar="NAME", help=", ".join(SETTINGS))
     parser.add_argument("--seed", type=int, help="initial weights and order of the data")

@@ -18,14 +18,16 @@ MAX_MEMBERS = 2_000_000
 
 
 def extract_zip(archive: str | Path, folder: str | Path) -> Path:
-    """Unpack a zip archive into a new folder, whole or not at all.
+    """Unpack a zip archive into a folder, whole or not at all.
+
+    Everything is unpacked beside the folder; what has its name until then is removed once the new one is in its place.
 
     Refused before anything is written: absolute paths, paths with "..", links, encrypted members, more than
     2 million members, more than 200 times the size of the archive, more than the free space of the disk.
 
     Args:
         archive: the zip file.
-        folder: the folder to make; replaced if it is there.
+        folder: the folder to make; one that is there is replaced, with all that is in it.
 
     Returns:
         The folder.
@@ -43,9 +45,7 @@ def extract_zip(archive: str | Path, folder: str | Path) -> Path:
             for member in members:
                 content.extract(member, temporary)
         temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
+        _replace(folder, temporary)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DataError(f"{archive}: damaged or no zip archive ({error}); delete it and fetch again") from error
     except OSError as error:
@@ -55,6 +55,24 @@ def extract_zip(archive: str | Path, folder: str | Path) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Give the folder ``new`` the name of ``folder``; the old one comes back if that fails, and is removed if not."""
+    old = new.with_name(f"{new.name}.old")
+    present = os.path.lexists(folder)
+    if present:
+        os.rename(folder, old)
+    try:
+        os.rename(new, folder)
+    except BaseException:
+        if present:
+            os.rename(old, folder)
+        raise
+    if old.is_symlink() or old.is_file():
+        old.unlink()
+    elif present:
+        shutil.rmtree(old)
 
 
 def _check_members(archive: Path, members: list[zipfile.ZipInfo], folder: Path) -> None:

@@ -33,8 +33,10 @@ class Blocks:
         shapes: (E, 2) int64, (orbitals of i, orbitals of j), doubled for spinful blocks.
         values: (sum of a*b over ``shapes``,) float64 or complex128, row-major blocks in the order of the pairs.
 
+    Integers of another width are converted: -R has no place in an unsigned type.
+
     Raises:
-        DataError: if the lengths of the arrays do not fit each other.
+        DataError: if the lengths of the arrays do not fit each other, or the first three hold no integers.
     """
 
     edge_index: IntArray
@@ -47,9 +49,12 @@ class Blocks:
         n_edges = self.edge_index.shape[-1]
         expected = {"edge_index": (2, n_edges), "cell_shift": (n_edges, 3), "shapes": (n_edges, 2)}
         for name, shape in expected.items():
-            found = getattr(self, name).shape
-            if found != shape:
-                raise DataError(f"Blocks: expected {name} of shape {shape}, found {found}")
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise DataError(f"Blocks: expected {name} of shape {shape}, found {array.shape}")
+            if array.dtype.kind not in "iu" and array.size:
+                raise DataError(f"Blocks: expected integers in {name}, found {array.dtype}")
+            object.__setattr__(self, name, array.astype(np.int64, copy=False))
         if self.values.shape != (int(self.offsets[-1]),):
             raise DataError(
                 f"Blocks: the shapes of {n_edges} blocks ask for {int(self.offsets[-1])} values, "

@@ -127,7 +127,7 @@ def verify_bundle(path: str | Path) -> Mapping[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the packing tool; exit code 2 for wrong input."""
-    parser = argparse.ArgumentParser(prog="python -m tracegrad.data.bundle", description=bundle.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tracegrad.data.bundle", description=__doc__)
     parser.add_argument("sources", nargs="+", help="compact files of one system")
     parser.add_argument("--out", default=str(Path(__file__).parent / "bundled"), help="folder of the bundled sets")
     parser.add_argument("--name", help="KEY_something for a second part of a set (default: KEY)")

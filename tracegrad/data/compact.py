@@ -115,7 +115,7 @@ def open_compact(path: str | Path) -> CompactFile:
     """Read the table of contents of a compact file (layout 1 or 2).
 
     Raises:
-        DataError: if the file is missing, no HDF5 file, or of another layout.
+        DataError: if the file is missing, no HDF5 file, of another layout, or does not say what it holds.
     """
     path = Path(path)
     with open_hdf5(path) as handle:
@@ -129,18 +129,24 @@ def open_compact(path: str | Path) -> CompactFile:
             if split not in subsets:
                 raise DataError(f"{path}, structure {name!r}: split {split!r} is none of {', '.join(SUBSETS)}")
             subsets[split].append(name)
-    layout = int(attributes.get("layout", 1))
-    if layout not in (1, LAYOUT):
-        raise DataError(f"{path}: layout {layout} is unknown, expected 1 or {LAYOUT}; update tracegrad")
+    layout = attributes.get("layout", 1)
+    if type(layout) is not int or layout not in (1, LAYOUT):
+        raise DataError(f"{path}: layout {str(layout)[:80]} is unknown, expected 1 or {LAYOUT}; update tracegrad")
+    if layout == LAYOUT and "manifest" not in attributes:
+        raise DataError(f"{path}: no attribute 'manifest', which layout {LAYOUT} needs; copy or write the file again")
     manifest = _json(attributes["manifest"], str(path)) if layout == LAYOUT else attributes
     orbitals = manifest.get("orbitals")
     table = _json(orbitals, str(path)) if isinstance(orbitals, str) else orbitals
+    spin_name = "spin_orbit" if layout == 1 else "spinful"
+    spinful = manifest.get(spin_name, False)
+    if spinful not in (True, False):
+        raise DataError(f"{path}: expected {spin_name!r} as true or false, found {str(spinful)[:80]!r}")
     return CompactFile(
         path,
         layout,
         manifest,
         parse_orbitals(table if isinstance(table, dict) else {}, str(path)),
-        bool(manifest.get("spin_orbit" if layout == 1 else "spinful", False)),
+        bool(spinful),
         {subset: tuple(names) for subset, names in subsets.items()},
     )
 
@@ -152,11 +158,14 @@ def write_compact(
 
     Args:
         path: the file to make.
-        structures: pairs (subset, structure); all of the same orbitals (per element) and spin.
+        structures: pairs (subset, structure), at least one; all of the same orbitals (per element) and spin. Each is
+            checked before it is written; the Hermitian part of its matrices is kept.
         manifest: facts about the whole set; counts, orbitals, spin and quanta are added.
 
     Raises:
-        DataError: if the structures disagree, or break time reversal (the form stores H and W only).
+        DataError: if there is no structure, or one of them cannot be right (``check_structure``), breaks time reversal
+            (the form stores H and W only) or has metadata that JSON cannot hold; or if they disagree. There is no file
+            then, or the old one.
     """
     path = Path(path)
     orbitals: Orbitals = {}
@@ -167,19 +176,25 @@ def write_compact(
         for subset, structure in structures:
             if subset not in SUBSETS:
                 raise DataError(f"unknown subset {subset!r}; expected one of {', '.join(SUBSETS)}")
+            structure.validate()
             _merge_orbitals(orbitals, structure)
             spinful = structure.spinful if spinful is None else spinful
             if spinful != structure.spinful:
                 raise DataError(f"structure {structure.name!r}: spinful and spinless structures in one set")
-            if structure.name in groups or not structure.name or "/" in structure.name:
-                raise DataError(f"structure name {structure.name!r}: expected a new name without '/'")
+            usable = structure.name not in ("", ".", "..") and not {"/", "\0"} & set(structure.name)
+            if not usable or structure.name in groups:
+                raise DataError(
+                    f"structure name {structure.name!r}: expected a new one, neither '.' nor '..', without '/' and NUL"
+                )
             _write_structure(groups.create_group(structure.name), subset, structure)
             counts[subset] += 1
+        if spinful is None:
+            raise DataError(f"{path}: no structures to write; expected at least one")
         full = {
-            **(manifest or {}),
+            **_json_facts(manifest or {}, f"{path}, manifest"),
             "counts": counts,
             "orbitals": orbital_table(orbitals),
-            "spinful": bool(spinful),
+            "spinful": spinful,
             "hamiltonian_quantum": HAMILTONIAN_QUANTUM,
             "overlap_quantum": OVERLAP_QUANTUM,
         }
@@ -197,9 +212,10 @@ def _merge_orbitals(orbitals: Orbitals, structure: Structure) -> None:
 
 
 def _write_structure(group: h5py.Group, subset: str, structure: Structure) -> None:
-    hamiltonian = structure.hamiltonian and _storage_order(structure, structure.hamiltonian.hermitian_half())
-    overlap = structure.overlap and _storage_order(structure, structure.overlap.hermitian_half())
-    facts = {name: plain_value(value) for name, value in structure.metadata.items() if name not in ("source", "split")}
+    hamiltonian = structure.hamiltonian and _storage_order(structure, structure.hamiltonian.hermitian_part())
+    overlap = structure.overlap and _storage_order(structure, structure.overlap.hermitian_part())
+    told = {name: value for name, value in structure.metadata.items() if name not in ("source", "split")}
+    facts = _json_facts(told, f"structure {structure.name!r}, metadata")
     group.attrs.update(split=subset, metadata=json.dumps(facts))
     group["numbers"] = structure.numbers.astype(np.int32)
     group["positions"], group["cell"], group["pbc"] = structure.positions, structure.cell, structure.pbc
@@ -236,9 +252,8 @@ def _storage_order(structure: Structure, blocks: Blocks) -> Blocks:
 def _read_packed(source: CompactFile, group: h5py.Group, where: str) -> Structure:
     structure = _read_atoms(source, group, where)
     hamiltonian = overlap = None
-    unit, overlap_unit = (float(source.manifest.get(f"{name}_quantum", np.nan)) for name in ("hamiltonian", "overlap"))
-    unit *= HARTREE_EV
     if "hamiltonian" in group:
+        unit = _quantum(source, "hamiltonian_quantum") * HARTREE_EV
         frame = _read_pairs(structure, group, "pairs", where)
         hamiltonian = frame.with_values(_numbers(group, "hamiltonian", len(frame.values), unit, where))
         if source.spinful:
@@ -246,7 +261,7 @@ def _read_packed(source: CompactFile, group: h5py.Group, where: str) -> Structur
             hamiltonian = spinful_blocks(hamiltonian, flat.reshape(3, -1))
     if "overlap" in group:
         frame = _read_pairs(structure, group, "overlap_pairs" if "overlap_pairs" in group else "pairs", where)
-        flat = _numbers(group, "overlap", len(frame.values), overlap_unit, where)
+        flat = _numbers(group, "overlap", len(frame.values), _quantum(source, "overlap_quantum"), where)
         start = 0
         for (rows, columns), edges, positions in frame.grouped():
             stop = start + rows * columns * len(edges)
@@ -256,22 +271,32 @@ def _read_packed(source: CompactFile, group: h5py.Group, where: str) -> Structur
     return _with_blocks(structure, hamiltonian, overlap)
 
 
+def _quantum(source: CompactFile, name: str) -> float:
+    value: Any = source.manifest.get(name)
+    if type(value) not in (float, int) or not 0 < value <= 1:
+        raise DataError(
+            f"{source.path}: expected {name!r} of the manifest as a number above 0 and at most 1, found "
+            f"{str(value)[:80]!r}; copy or write the file again"
+        )
+    return float(value)
+
+
 def _read_plain(source: CompactFile, group: h5py.Group, where: str) -> Structure:
     """Layout 1: int32 and float64 arrays as they are, in 1e-6 hartree."""
     structure = _read_atoms(source, group, where)
-    pairs = read_array(group, "pairs", (None, 5), where).astype(np.int64)
+    pairs = read_array(group, "pairs", (None, 5), "iu", where).astype(np.int64)
     frame = _frame(structure, pairs, where)
     size = len(frame.values)
     unit = 1e-6 * HARTREE_EV
-    hamiltonian = frame.with_values(read_array(group, "hamiltonian", (size,), where) * unit)
+    hamiltonian = frame.with_values(read_array(group, "hamiltonian", (size,), "iuf", where) * unit)
     if source.spinful:
-        hamiltonian = spinful_blocks(hamiltonian, read_array(group, "spin_orbit", (3, size), where) * unit)
-    overlap = frame.with_values(read_array(group, "overlap", (size,), where)) if "overlap" in group else None
+        hamiltonian = spinful_blocks(hamiltonian, read_array(group, "spin_orbit", (3, size), "iuf", where) * unit)
+    overlap = frame.with_values(read_array(group, "overlap", (size,), "iuf", where)) if "overlap" in group else None
     return _with_blocks(structure, hamiltonian, overlap)
 
 
 def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure:
-    numbers = read_array(group, "numbers", (None,), where).astype(np.int64)
+    numbers = read_array(group, "numbers", (None,), "iu", where)
     if "metadata" in group.attrs:
         metadata = _json(plain_value(group.attrs["metadata"]), where)
     else:
@@ -280,11 +305,11 @@ def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure
         metadata = {**metadata, "fermi_energy_scalar_eV": metadata.get("fermi_energy_eV")}
         metadata["fermi_energy_eV"] = metadata.pop("fermi_energy_spin_orbit_eV")
     check_fermi_energy(metadata.get("fermi_energy_eV"), where)
-    pbc = read_array(group, "pbc", (3,), where).astype(np.bool_) if "pbc" in group else np.ones(3, dtype=np.bool_)
+    pbc = read_array(group, "pbc", (3,), "biu", where).astype(np.bool_) if "pbc" in group else np.ones(3, np.bool_)
     return Structure(
         numbers=numbers,
-        positions=read_array(group, "positions", (len(numbers), 3), where).astype(np.float64),
-        cell=read_array(group, "cell", (3, 3), where).astype(np.float64),
+        positions=read_array(group, "positions", (len(numbers), 3), "iuf", where),
+        cell=read_array(group, "cell", (3, 3), "iuf", where),
         pbc=pbc,
         orbitals=source.orbitals,
         spinful=source.spinful,
@@ -294,13 +319,13 @@ def _read_atoms(source: CompactFile, group: h5py.Group, where: str) -> Structure
 
 
 def _read_pairs(structure: Structure, group: h5py.Group, name: str, where: str) -> Blocks:
-    count = int(group.attrs.get(f"n_{name}", -1))
-    if not 0 <= count <= MAX_PAIRS_PER_ATOM * structure.n_atoms:
+    count, largest = plain_value(group.attrs.get(f"n_{name}")), MAX_PAIRS_PER_ATOM * structure.n_atoms
+    if type(count) is not int or not 0 <= count <= largest:
         raise DataError(
-            f"{where}: {count} pairs for {structure.n_atoms} atoms; expected a count between 0 and "
-            f"{MAX_PAIRS_PER_ATOM * structure.n_atoms}"
+            f"{where}: {str(count)[:80]} pairs for {structure.n_atoms} atoms; expected a count between 0 and {largest} "
+            f"as attribute 'n_{name}'"
         )
-    columns = unpack(read_array(group, name, (None,), where).astype(np.uint8), 5 * count, where)
+    columns = unpack(read_array(group, name, (None,), "u", where).astype(np.uint8, copy=False), 5 * count, where)
     return _frame(structure, columns.reshape(5, count).T.astype(np.int64), where)
 
 
@@ -318,7 +343,7 @@ def _frame(structure: Structure, pairs: NDArray[np.int64], where: str) -> Blocks
 
 
 def _numbers(group: h5py.Group, name: str, count: int, quantum: float, where: str) -> NDArray[np.float64]:
-    stream = read_array(group, name, (None,), where).astype(np.uint8, copy=False)
+    stream = read_array(group, name, (None,), "u", where).astype(np.uint8, copy=False)
     return unpack(stream, count, f"{where}, {name}").astype(np.float64) * quantum
 
 
@@ -334,6 +359,20 @@ def _json(text: Any, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DataError(f"{where}: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def _json_facts(facts: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Facts as plain values; one that JSON cannot hold is refused by its name."""
+    plain = {}
+    for name, value in facts.items():
+        try:
+            plain[name] = plain_value(value)
+            json.dumps({name: plain[name]})
+        except (TypeError, ValueError, RecursionError) as error:
+            raise DataError(
+                f"{where}: {name!r} holds what JSON cannot ({error}); expected texts, numbers, lists and dictionaries"
+            ) from error
+    return plain
 
 
 def plain_value(value: Any) -> Any:

@@ -3,7 +3,8 @@
 Legacy: ``element.dat``, ``lat.dat`` and ``site_positions.dat`` (columns are vectors, Å), ``orbital_types.dat``,
 ``info.json``, ``hamiltonians.h5`` and ``overlaps.h5`` with one dataset per pair, key "[Rx, Ry, Rz, i, j]" with
 1-based atoms, blocks in OpenMX order, eV. New: ``POSCAR``, ``info.json``, ``hamiltonian.h5`` and ``overlap.h5`` with
-four flat arrays, 0-based atoms, blocks with m = -l..l. The overlap is spinless in both.
+four flat arrays, 0-based atoms, blocks with m = -l..l. The overlap is spinless in both. A key of our own in
+``info.json``, ``pbc``, names the periodic directions where not all three are.
 """
 
 from __future__ import annotations
@@ -96,11 +97,26 @@ def read_deeph(folder: str | Path, validate: bool = True) -> Structure:
     blocks: dict[str, Blocks | None] = {}
     for label, name in (LEGACY_MATRICES if legacy else NEW_MATRICES).items():
         path = folder / name
+        _refuse_hidden_matrix(path, (NEW_MATRICES if legacy else LEGACY_MATRICES)[label])
         blocks[label] = read(structure, path, label == "hamiltonian") if path.is_file() else None
     structure = Structure(**{**structure.fields(), **blocks})
     if validate:
         structure.validate(str(folder))
     return reorder_orbitals(structure, "openmx", from_convention) if legacy else structure
+
+
+def _refuse_hidden_matrix(path: Path, other: str) -> None:
+    """Refuse a matrix that is there and would be passed over: no file, or a file under the other form's name."""
+    if path.is_file():
+        return
+    if path.exists() or path.is_symlink():
+        found = "a folder" if path.is_dir() else "a link to nothing, or a device"
+        raise DataError(f"{path}: expected an HDF5 file, found {found}; move it away")
+    if (path.parent / other).is_file():
+        raise DataError(
+            f"{path.parent}: {other} has its name from the other DeepH form than the atoms; expected {path.name} here. "
+            "Keep the two forms apart"
+        )
 
 
 def read_deeph_atoms(folder: str | Path) -> Structure:
@@ -157,7 +173,8 @@ def _legacy_atoms(folder: Path) -> Structure:
         )
     atomic = numbers.astype(np.int64)
     info = _info(folder) if (folder / "info.json").is_file() else {}
-    metadata: dict[str, Any] = {"source": str(folder), **{k: v for k, v in info.items() if k != "fermi_level"}}
+    metadata: dict[str, Any] = {"source": str(folder)}
+    metadata.update({k: v for k, v in info.items() if k not in ("fermi_level", "pbc")})
     if "fermi_level" in info:
         metadata["fermi_energy_eV"] = info["fermi_level"]
     check_fermi_energy(metadata.get("fermi_energy_eV"), str(folder / "info.json"))
@@ -165,7 +182,7 @@ def _legacy_atoms(folder: Path) -> Structure:
         numbers=atomic,
         positions=_table(folder / "site_positions.dat", (3, len(atomic))).T.copy(),
         cell=_table(folder / "lat.dat", (3, 3)).T.copy(),
-        pbc=np.ones(3, dtype=np.bool_),
+        pbc=_periodic(info, folder),
         orbitals=_legacy_orbitals(folder / "orbital_types.dat", atomic),
         spinful=_flag(info, "isspinful", folder) if "isspinful" in info else _has_complex_blocks(folder),
         name=folder.resolve().name,
@@ -211,13 +228,14 @@ def _new_atoms(folder: Path) -> Structure:
             f"{folder / 'info.json'}: expected 'elements_orbital_map' {{element: [l, ...]}}, found {orbitals!r}"
         )
     metadata: dict[str, Any] = {"source": str(folder)}
-    metadata.update({k: v for k, v in info.items() if k not in ("elements_orbital_map", "spinful", "atoms_quantity")})
+    told = ("elements_orbital_map", "spinful", "atoms_quantity", "pbc")
+    metadata.update({k: v for k, v in info.items() if k not in told})
     check_fermi_energy(info.get("fermi_energy_eV"), str(folder / "info.json"))
     structure = Structure(
         numbers=atoms.numbers.astype(np.int64),
         positions=np.array(atoms.positions, dtype=np.float64),
         cell=np.array(atoms.cell.array, dtype=np.float64),
-        pbc=np.ones(3, dtype=np.bool_),
+        pbc=_periodic(info, folder),
         orbitals=parse_orbitals(orbitals, str(folder / "info.json")),
         spinful=_flag(info, "spinful", folder),
         name=folder.resolve().name,
@@ -271,12 +289,9 @@ def parse_key(text: str, n_atoms: int, path: Path) -> tuple[int, int, int, int, 
 def _read_new_matrix(structure: Structure, path: Path, is_hamiltonian: bool) -> Blocks:
     """Four flat arrays; shapes and boundaries are compared with the orbitals before the entries are read."""
     with open_hdf5(path) as handle:
-        pairs = read_array(handle, "atom_pairs", (None, 5), str(path))
-        if pairs.dtype.kind not in "iu":
-            raise DataError(f"{path}: expected integer keys in 'atom_pairs', found {pairs.dtype}")
-        keys = pairs.astype(np.int64)
-        shapes = read_array(handle, "chunk_shapes", (len(keys), 2), str(path)).astype(np.int64)
-        boundaries = read_array(handle, "chunk_boundaries", (len(keys) + 1,), str(path)).astype(np.int64)
+        keys = read_array(handle, "atom_pairs", (None, 5), "iu", str(path)).astype(np.int64)
+        shapes = read_array(handle, "chunk_shapes", (len(keys), 2), "iu", str(path)).astype(np.int64)
+        boundaries = read_array(handle, "chunk_boundaries", (len(keys) + 1,), "iu", str(path)).astype(np.int64)
         atoms = keys[:, 3:]
         if len(atoms) and not (atoms.min() >= 0 and atoms.max() < structure.n_atoms):
             raise DataError(f"{path}: atom_pairs names an atom outside 0..{structure.n_atoms - 1} (0-based)")
@@ -291,7 +306,7 @@ def _read_new_matrix(structure: Structure, path: Path, is_hamiltonian: bool) -> 
         ends = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(shapes[:, 0] * shapes[:, 1])])
         if not np.array_equal(ends, boundaries):
             raise DataError(f"{path}: chunk_boundaries do not fit chunk_shapes; expected their running sum, from 0")
-        entries = read_array(handle, "entries", (int(ends[-1]),), str(path))
+        entries = read_array(handle, "entries", (int(ends[-1]),), "fc", str(path))
     dtype = np.complex128 if entries.dtype.kind == "c" else np.float64
     values = np.asarray(entries, dtype=dtype)
     matrix = Blocks(np.ascontiguousarray(atoms.T), keys[:, :3].copy(), shapes, values)
@@ -320,9 +335,17 @@ def _flag(info: dict[str, Any], name: str, folder: Path) -> bool:
     return value
 
 
+def _periodic(info: dict[str, Any], folder: Path) -> NDArray[np.bool_]:
+    """Periodic directions; all three where nothing is said, as in folders of other programs."""
+    value = info.get("pbc", [True] * 3)
+    if not isinstance(value, list) or len(value) != 3 or not all(isinstance(part, bool) for part in value):
+        raise DataError(f"{folder / 'info.json'}: pbc must be three of true and false, found {str(value)[:80]!r}")
+    return np.array(value, dtype=np.bool_)
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # editors of Windows put a byte order mark first
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: not readable as text ({error})") from error
 

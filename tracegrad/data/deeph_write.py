@@ -158,6 +158,7 @@ class _LegacyWriter(DeephWriter):
         info: dict[str, Any] = {"isspinful": structure.spinful}
         if structure.metadata.get("fermi_energy_eV") is not None:
             info["fermi_level"] = float(structure.metadata["fermi_energy_eV"])
+        info.update(_periodicity(structure))
         (folder / "info.json").write_text(json.dumps(info) + "\n", encoding="utf-8")
 
     def add(self, label: str, blocks: Blocks) -> None:
@@ -191,12 +192,12 @@ class _NewWriter(DeephWriter):
         self.rank[order] = np.arange(len(order))
         species, counts = np.unique(structure.numbers, return_counts=True)
         symbols = " ".join(chemical_symbols[z] for z in species.tolist())
-        lines = [structure.name or "tracegrad", "1.0", *map(_row, structure.cell.tolist())]
+        lines = [" ".join(structure.name.split()) or "tracegrad", "1.0", *map(_row, structure.cell.tolist())]
         lines += [symbols, " ".join(map(str, counts.tolist())), "Cartesian"]
         lines += map(_row, structure.positions[order].tolist())
         (folder / "POSCAR").write_text("\n".join(lines) + "\n", encoding="utf-8")
         fermi = structure.metadata.get("fermi_energy_eV")
-        info = {
+        info: dict[str, Any] = {
             "atoms_quantity": structure.n_atoms,
             "orbits_quantity": int(structure.n_orbitals.sum()),
             "orthogonal_basis": False,
@@ -204,6 +205,7 @@ class _NewWriter(DeephWriter):
             "fermi_energy_eV": None if fermi is None else float(fermi),
             "elements_orbital_map": orbital_table({z: structure.orbitals[z] for z in species.tolist()}),
         }
+        info.update(_periodicity(structure))
         (folder / "info.json").write_text(json.dumps(info, indent=1) + "\n", encoding="utf-8")
 
     def add(self, label: str, blocks: Blocks) -> None:
@@ -218,6 +220,11 @@ class _NewWriter(DeephWriter):
         _append(handle, "chunk_shapes", complete.shapes)
         _append(handle, "chunk_boundaries", boundaries)
         _append(handle, "entries", complete.values)
+
+
+def _periodicity(structure: Structure) -> dict[str, list[bool]]:
+    """What a folder says of the periodic directions: nothing where all three are, as other programs take it."""
+    return {} if structure.pbc.all() else {"pbc": structure.pbc.tolist()}
 
 
 def _append(handle: h5py.File, name: str, rows: NDArray[Any]) -> None:

@@ -1,13 +1,15 @@
 """Fetching the published databases: find the archives, download, check, unpack, split.
 
 The checksums of the published archives are taken from the repository's own metadata, or given by the user; where
-neither is known, the one found is recorded in ``fetch.json`` and compared from then on.
+neither is known, the one found is recorded in ``fetch.json`` and compared from then on. What that record does not list,
+folders and a split file of the user's own, is never replaced.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from tracegrad.data.archives import extract_zip
 from tracegrad.data.databases import RELEASES, Archive, Database, database
 from tracegrad.data.dataset import published_folder
 from tracegrad.data.download import ResumingDownloader
-from tracegrad.data.folders import FolderSet, scan_folders, write_split
+from tracegrad.data.folders import SPLIT_FILE, FolderSet, read_split, scan_folders, write_split
 from tracegrad.data.splits import split_sha256
 from tracegrad.errors import DataError, did_you_mean
 
@@ -77,7 +79,8 @@ def fetch(
 ) -> Fetched:
     """Download and unpack a published database and write its split file.
 
-    Everything already done is kept: complete archives, partial ones, unpacked folders.
+    Everything already done is kept: complete archives, partial ones, unpacked folders. A folder that was unpacked here
+    from another version of its archive is replaced, and so is the split file that was written here.
 
     Args:
         key: MG, MM, BG, BB, BT or BS.
@@ -88,8 +91,9 @@ def fetch(
         pause: seconds before an interrupted transfer is taken up again, doubled each time.
 
     Raises:
-        DataError: if an archive cannot be found, transferred or unpacked, or has another checksum, or if a checksum is
-            given for an archive that the database does not have.
+        DataError: if an archive cannot be found, transferred or unpacked, or has another checksum; if a checksum is
+            given for an archive that the database does not have; or if a folder or a split file is in the way that was
+            not made here.
     """
     entry = database(key)
     names = [archive.name for archive in entry.archives]
@@ -98,9 +102,10 @@ def fetch(
         near = did_you_mean(unknown[0], names)
         raise DataError(f"found a checksum for the archive {unknown[0]!r}, which {key} does not have. {near}")
     root = Path(folder) if folder is not None else published_folder(key)
+    record = _read_record(root / RECORD_FILE)
+    _refuse_foreign(root, names, record)
     (root / "archives").mkdir(parents=True, exist_ok=True)
     pooch.get_logger().setLevel("WARNING")
-    record = _read_record(root / RECORD_FILE)
     for archive in entry.archives:
         known = (sha256 or {}).get(archive.name) or (sha256 or {}).get("")
         remote = locate(archive, entry, mirror)
@@ -110,10 +115,23 @@ def fetch(
         if record.get(archive.name, {}).get("sha256") != found or not unpacked.is_dir():
             extract_zip(path, unpacked)
         record[archive.name] = {"url": remote.url, "sha256": found, "bytes": path.stat().st_size, "checked": origin}
-        with atomic_write(root / RECORD_FILE) as temporary:
-            temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        _write_record(root, record)
     folders = scan_folders(root, key)
-    return _result(root, folders, {archive.name: record[archive.name] for archive in entry.archives})
+    split_file = _write_split(folders, record)
+    counts = {subset: len(chosen) for subset, chosen in folders.split.items()}
+    return Fetched(root, split_file, counts, split_sha256(folders.split), {name: record[name] for name in names})
+
+
+def _refuse_foreign(root: Path, names: list[str], record: dict[str, dict[str, Any]]) -> None:
+    """Refuse, before any transfer, to replace what is not recorded as made here."""
+    folders = [root / Path(name).stem for name in names if name not in record]
+    own = [*folders, *([] if record else [root / SPLIT_FILE])]
+    for path in own:
+        if os.path.lexists(path):
+            raise DataError(
+                f"{path}: already there, and not listed as fetched in {root / RECORD_FILE}; it is left alone. Move it "
+                "away or delete it and run again, or give another folder (--out)"
+            )
 
 
 def locate(archive: Archive, entry: Database, mirror: str | None = None) -> Remote:
@@ -201,13 +219,40 @@ def _sha256(path: Path) -> str:
 def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged record of earlier downloads ({error}); delete it") from error
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict) or not all(isinstance(facts, dict) for facts in record.values()):
+        raise DataError(f"{path}: expected facts per archive in the record of earlier downloads; move it away")
+    return record
 
 
-def _result(root: Path, folders: FolderSet, archives: dict[str, dict[str, Any]]) -> Fetched:
-    counts = {subset: len(names) for subset, names in folders.split.items()}
-    return Fetched(root, write_split(folders), counts, split_sha256(folders.split), archives)
+def _write_record(root: Path, record: dict[str, dict[str, Any]]) -> None:
+    with atomic_write(root / RECORD_FILE) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _write_split(folders: FolderSet, record: dict[str, dict[str, Any]]) -> Path:
+    """Write the split file and record its hash; one with the same subsets is kept, and one of the user's is refused."""
+    path = folders.root / SPLIT_FILE
+    if os.path.lexists(path):
+        if _same_subsets(path, folders):
+            return path
+        if not path.is_file() or _sha256(path) != record.get(SPLIT_FILE, {}).get("sha256"):
+            raise DataError(
+                f"{path}: not written here, or changed since, and its subsets are not those of the release's rule; it "
+                "is left alone. The data are complete: use it as it is, or move it away and run again"
+            )
+    write_split(folders)
+    record[SPLIT_FILE] = {"sha256": _sha256(path)}
+    _write_record(folders.root, record)
+    return path
+
+
+def _same_subsets(path: Path, folders: FolderSet) -> bool:
+    try:
+        found = read_split(path)
+    except DataError:
+        return False
+    return found.paths == folders.paths and split_sha256(found.split) == split_sha256(folders.split)

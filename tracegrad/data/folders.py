@@ -135,15 +135,15 @@ def read_split(path: str | Path) -> FolderSet:
     """Read a split file, which is one by its name or by what it says of itself.
 
     Raises:
-        DataError: if it is no split file, is damaged, was changed without its hash, leaves its folder, or names missing
-            structures.
+        DataError: if it is no split file, is damaged, was changed without the hash that it holds, leaves its folder, or
+            names missing structures or none.
     """
     path = Path(path)
     content: Any = None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
         subsets = {subset: dict(content["subsets"].get(subset, {})) for subset in SUBSETS}
-        stated = content["sha256"]
+        stated = content.get("sha256")
         fault = ""
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         fault = f"{type(error).__name__}: {error}"
@@ -155,9 +155,14 @@ def read_split(path: str | Path) -> FolderSet:
     if fault:
         raise DataError(f"{path}: no split file ({fault}); delete it to split anew")
     split: Split = {subset: tuple(sorted(names)) for subset, names in subsets.items()}
+    if not any(split.values()):
+        raise DataError(f"{path}: names no structures; expected at least one. Delete it to split anew")
     found = split_sha256(split)
-    if found != stated:
-        raise DataError(f"{path}: the subsets hash to {found}, the file says {stated}; delete it to split anew")
+    if stated is not None and found != stated:
+        raise DataError(
+            f"{path}: the subsets hash to {found}, the file says {stated}; delete the entry sha256 if "
+            "the subsets were changed on purpose, or the file to split anew"
+        )
     paths: dict[str, str] = {}
     for subset, names in subsets.items():
         for name, relative in names.items():

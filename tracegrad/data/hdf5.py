@@ -18,6 +18,7 @@ from tracegrad.errors import DataError
 
 HEAP_HEADER = struct.Struct("<4sB3xQ")  # global heap: signature, version, size of the whole
 HEAP_OBJECT = struct.Struct("<HHIQ")  # object in it: index, references, nothing, size
+KINDS = {"b": "truth values", "i": "integers", "u": "integers", "f": "real numbers", "c": "complex numbers"}
 # attribute with one text: kind (1), dataspace (scalar; version 1 or 2), length; "." is a byte that may be anything
 TEXT = re.compile(rb"\x19(.)..\x10\0{3}.{12}(?:.{4}\x01\0[\0-\7].{5}|\x02\0..)(.{4})", re.DOTALL)
 
@@ -87,17 +88,18 @@ def _refuse_endless_heap(path: Path, content: mmap.mmap, start: int) -> None:
         place += step
 
 
-def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], where: str) -> NDArray[Any]:
-    """Read one dataset after checking its shape, so that no array larger than expected is ever allocated.
+def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], kinds: str, where: str) -> NDArray[Any]:
+    """Read one dataset after checking its type and shape, so that no array larger than expected is ever allocated.
 
     Args:
         group: the open file or group.
         name: name of the dataset.
         shape: the expected shape; None for an axis of any length.
+        kinds: numpy's letters of the types that it may have: b, i, u, f, c.
         where: file and structure for the message.
 
     Raises:
-        DataError: if the dataset is missing, cannot be opened, is no numeric array or has another shape.
+        DataError: if the dataset is missing, cannot be opened, or is of another type or shape.
     """
     item = None
     try:
@@ -108,8 +110,11 @@ def read_array(group: h5py.Group, name: str, shape: tuple[int | None, ...], wher
             f"{where}: {name!r} is there and cannot be opened ({error.args[0]}); copy or fetch the file again, or "
             f"update h5py, which is {h5py.__version__} here"
         ) from error
-    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "iufcb":
+    if not isinstance(item, h5py.Dataset) or item.dtype.kind not in KINDS:
         raise DataError(f"{where}: no numeric array {name!r}; found {', '.join(sorted(group)[:8]) or 'nothing'}")
+    if item.dtype.kind not in kinds:
+        expected = " or ".join(dict.fromkeys(KINDS[kind] for kind in kinds))
+        raise DataError(f"{where}: expected {expected} in {name!r}, found {item.dtype}; write the file again")
     matches = len(item.shape) == len(shape) and all(e is None or e == f for e, f in zip(shape, item.shape, strict=True))
     if not matches:
         raise DataError(f"{where}: expected {name!r} of shape {shape}, found {item.shape}")

@@ -11,6 +11,7 @@ from vesin import NeighborList
 from tracegrad.errors import DataError
 
 OPEN_CELL_MARGIN = 1.0  # Å of space around an open structure
+ROUND_OFF = 1e-10  # of r_max; distances in float64 err by less, in cells of up to 1e5 Å
 
 
 def neighbor_pairs(
@@ -18,6 +19,7 @@ def neighbor_pairs(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """One direction of every pair with |r_j + R·cell - r_i| <= r_max, in O(N).
 
+    A pair at r_max itself is found whatever the round-off of its distance: the search goes 1e-10 of r_max further.
     The direction kept is that of the stored Hamiltonian blocks: i < j, or i = j and R > 0 lexicographically.
     On-site pairs (i, i, 0) are not returned.
 
@@ -39,7 +41,7 @@ def neighbor_pairs(
     periodic = np.asarray(pbc, dtype=np.bool_)
     _check(positions, np.asarray(cell, dtype=np.float64), periodic, r_max)
     box = _full_box(np.asarray(cell, dtype=np.float64), periodic)
-    search = NeighborList(cutoff=float(r_max), full_list=False, n_threads=1)
+    search = NeighborList(cutoff=float(r_max) * (1 + ROUND_OFF), full_list=False, n_threads=1)
     first, second, vectors = search.compute(positions, box, periodic.tolist(), quantities="ijS")
     i, j, shift = first.astype(np.int64), second.astype(np.int64), vectors.astype(np.int64)
     x, y, z = shift.T

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +15,7 @@ from tracegrad.errors import DataError
 
 SUBSETS = ("train", "val", "test", "test_twisted")
 RELEASE_SEED = 42
+ROUND_OFF = 1e-9  # of a sum of ratios
 
 Split = dict[str, tuple[str, ...]]
 
@@ -35,7 +39,8 @@ def release_split(
 
     Args:
         names: identifiers of the bulk structures, in the order of the release (sorted folders).
-        sizes: train, val, test; ratios (floats <= 1 that sum to at most 1, int(ratio * N) each) or counts.
+        sizes: train, val, test; three floats are ratios that sum to at most 1, int(ratio * N) each, and three integers
+            are counts.
         twisted: identifiers that are test structures only.
         seed: of the shuffle; the release uses 42.
 
@@ -43,14 +48,9 @@ def release_split(
         Identifiers per subset.
 
     Raises:
-        DataError: if the sizes ask for more structures than there are.
+        DataError: if the sizes are neither, negative or not finite, or ask for more structures than there are.
     """
-    ratios = all(0 <= size <= 1 for size in sizes) and sum(sizes) <= 1 + 1e-9
-    counts = [int(size * len(names)) if ratios else int(size) for size in sizes]
-    if sum(counts) > len(names):
-        raise DataError(
-            f"split {counts} needs {sum(counts)} structures, found {len(names)}; give smaller counts or ratios"
-        )
+    counts = _counts(sizes, len(names))
     order = np.arange(len(names))
     np.random.RandomState(seed).shuffle(order)
     shuffled = [names[int(k)] for k in order]
@@ -61,3 +61,25 @@ def release_split(
         "test": tuple(shuffled[ends[1] : ends[2]]),
         "test_twisted": tuple(twisted),
     }
+
+
+def _counts(sizes: Sequence[Any], available: int) -> list[int]:
+    """Structures per subset: the sizes themselves, or their share of what is there."""
+    integers = all(not isinstance(size, bool) and isinstance(size, Integral) for size in sizes)
+    floats = all(isinstance(size, Real) and not isinstance(size, Integral) for size in sizes)
+    sound = all(math.isfinite(size) and size >= 0 for size in sizes) if integers or floats else False
+    if len(sizes) != 3 or not sound:
+        raise DataError(
+            f"split {list(sizes)}: expected train, val and test as three counts (integers) or as three ratios (floats, "
+            "0.0 for none), none of them negative"
+        )
+    if floats and sum(sizes) > 1 + ROUND_OFF:
+        raise DataError(
+            f"split {list(sizes)}: the ratios sum to {sum(sizes):g}, expected at most 1; counts are integers"
+        )
+    counts = [int(size * available) if floats else int(size) for size in sizes]
+    if sum(counts) > available:
+        raise DataError(
+            f"split {counts} needs {sum(counts)} structures, found {available}; give smaller counts or ratios"
+        )
+    return counts

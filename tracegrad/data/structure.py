@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from tracegrad.errors import DataError
 HERMITICITY_TOLERANCE = 1e-6  # eV (and dimensionless for the overlap); real DeepH folders reach 1e-8
 NEGLIGIBLE_OVERLAP = 1e-6  # overlap blocks below this may be stored without a Hamiltonian block
 MAX_L = 6  # largest angular momentum of a shell
+MAX_EXACT = 2**53  # every integer below has a float64 of its own
 
 Orbitals = dict[int, tuple[int, ...]]
 
@@ -28,6 +30,8 @@ class Structure:
 
     Blocks are in one convention: real spherical harmonics with m = -l..l and z polar (s; y, z, x; xy, yz, z2, xz,
     x2-y2), shells in the order of ``orbitals``; spinful blocks are spin-major [[uu, ud], [du, dd]].
+
+    Lists, and arrays of other types that hold such numbers, are converted; what has its type already is not copied.
 
     Args:
         numbers: (N,) int64 atomic numbers.
@@ -40,6 +44,9 @@ class Structure:
         overlap: S(i, j, R), always spinless and real, or None.
         name: the identifier within its dataset.
         metadata: further facts, e.g. ``fermi_energy_eV``, ``source``, ``seed``.
+
+    Raises:
+        DataError: if atoms, cell or shells are not numbers of their kind; ``validate`` judges the rest.
     """
 
     numbers: NDArray[np.int64]
@@ -52,6 +59,19 @@ class Structure:
     overlap: Blocks | None = None
     name: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Give arrays and shells the types stated above."""
+        where = f"structure {self.name!r}" if self.name else "structure"
+        fitting = {
+            "numbers": _integers(self.numbers, f"{where}: numbers"),
+            "positions": _lengths(self.positions, f"{where}: positions"),
+            "cell": _lengths(self.cell, f"{where}: cell"),
+            "pbc": _directions(self.pbc, f"{where}: pbc"),
+            "orbitals": _shells(self.orbitals, where),
+        }
+        for name, value in fitting.items():
+            object.__setattr__(self, name, value)
 
     @property
     def n_atoms(self) -> int:
@@ -128,8 +148,7 @@ def check_fermi_energy(value: Any, where: str) -> None:
     Raises:
         DataError: if it is something else.
     """
-    number = isinstance(value, float | int | np.floating) and type(value) is not bool
-    if value is not None and not (number and abs(value) <= sys.float_info.max):
+    if value is not None and not _is_finite(value):
         raise DataError(f"{where}: expected the Fermi level as a finite number in eV, found {str(value)[:80]!r}")
 
 
@@ -154,8 +173,63 @@ def orbital_table(orbitals: Orbitals) -> dict[str, list[int]]:
     return {chemical_symbols[z]: list(shells) for z, shells in sorted(orbitals.items())}
 
 
+def _is_finite(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def _array(value: Any, kinds: str, expected: str, what: str) -> NDArray[Any]:
+    """``value`` as an array whose type is of one of some kinds; an empty list is of any."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:  # rows of unequal length
+        raise DataError(f"{what}: expected {expected}, found no array ({error})") from error
+    if array.dtype.kind not in kinds and array.size:
+        raise DataError(f"{what}: expected {expected}, found {array.dtype}")
+    return array
+
+
+def _integers(value: Any, what: str) -> NDArray[np.int64]:
+    array = _array(value, "iuf", "integers", what)
+    if array.dtype.kind == "f":
+        array = array.astype(np.float64, copy=False)
+        broken = array[~((np.abs(array) < MAX_EXACT) & (array == np.rint(array)))]
+        if broken.size:
+            raise DataError(f"{what}: expected integers, found {broken.flat[0]}")
+    return array.astype(np.int64, copy=False)
+
+
+def _lengths(value: Any, what: str) -> NDArray[np.float64]:
+    return _array(value, "iuf", "real numbers in Å", what).astype(np.float64, copy=False)
+
+
+def _directions(value: Any, what: str) -> NDArray[np.bool_]:
+    array = _array(value, "biu", "three truth values", what)
+    if array.dtype.kind != "b" and not np.isin(array, (0, 1)).all():
+        raise DataError(f"{what}: expected three truth values, found {array.tolist()}")
+    return array.astype(np.bool_, copy=False)
+
+
+def _shells(table: Any, where: str) -> Orbitals:
+    """The table with plain integers; it is not copied if it has them already."""
+    try:
+        parts = [(shells, (number, *shells)) for number, shells in table.items()]
+    except (AttributeError, TypeError):
+        parts = [((), (None,))]
+    if not all(not isinstance(part, bool) and isinstance(part, Integral) for _, row in parts for part in row):
+        raise DataError(
+            f"{where}: expected orbitals {{atomic number: (l, ...)}} with integers l, found {str(table)[:80]}"
+        )
+    if all(type(shells) is tuple and all(type(part) is int for part in row) for shells, row in parts):
+        plain: Orbitals = table
+        return plain
+    return {int(row[0]): tuple(map(int, row[1:])) for _, row in parts}
+
+
 def _check_atoms(structure: Structure, where: str) -> None:
-    n_atoms = len(structure.numbers)
+    n_atoms = structure.numbers.size
     for name, shape in (("numbers", (n_atoms,)), ("positions", (n_atoms, 3)), ("cell", (3, 3)), ("pbc", (3,))):
         found = np.shape(getattr(structure, name))
         if found != shape:

@@ -1,9 +1,12 @@
 """Structure -> ``torch_geometric`` graph: edges, frames, targets."""
 
+from tracegrad.graph.build import SAME_ATOM as SAME_ATOM
+from tracegrad.graph.build import Pairs as Pairs
 from tracegrad.graph.build import add_targets as add_targets
 from tracegrad.graph.build import build_graph as build_graph
 from tracegrad.graph.build import cast_graph as cast_graph
 from tracegrad.graph.build import graph_from_pairs as graph_from_pairs
+from tracegrad.graph.build import graph_of_pairs as graph_of_pairs
 from tracegrad.graph.build import half_keys as half_keys
 from tracegrad.graph.build import structure_pairs as structure_pairs
 from tracegrad.graph.chunks import PairChunks as PairChunks

@@ -9,12 +9,17 @@ from torch_geometric.data import Data
 
 from tracegrad.data import Blocks, Structure
 from tracegrad.data.neighbors import neighbor_pairs
+from tracegrad.data.spin import scalar_and_spin_orbit
 from tracegrad.errors import DataError
 from tracegrad.graph.layout import TargetLayout
 from tracegrad.graph.targets import blocks_to_irreps
 from tracegrad.so3.frames import frame_wigner, reversed_wigner
 
 DEFAULT_LMAX = 5  # largest degree of the published networks
+SAME_ATOM = 0.1  # Å; no two atoms are so near to each other, and without a direction an edge has no frame
+MAGNETIC = 1e-3  # eV; what breaks time reversal by more is no round-off of an engine
+
+Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def build_graph(
@@ -41,11 +46,38 @@ def build_graph(
         A ``torch_geometric`` ``Data`` with the fields of :mod:`tracegrad.graph.fields`.
 
     Raises:
-        DataError: unknown elements, other orbitals, or nothing that defines the edges.
+        DataError: unknown elements, other orbitals, nothing that defines the edges, two atoms at one place, or a
+            Hamiltonian that breaks the time reversal of the layout.
     """
+    graph = _graph(structure, structure_pairs(structure, r_max), layout, lmax)
+    if structure.hamiltonian is not None and r_max is None:
+        add_targets(graph, structure.hamiltonian, layout)
+    return cast_graph(graph, dtype)
+
+
+def graph_of_pairs(
+    structure: Structure, pairs: Pairs, layout: TargetLayout, *, lmax: int, dtype: torch.dtype = torch.float64
+) -> Data:
+    """Graph of a structure whose pairs are known, without targets.
+
+    Args:
+        structure: atoms and cell, Å.
+        pairs: of :func:`structure_pairs`.
+        layout: which blocks are predicted.
+        lmax: largest degree of the frames.
+        dtype: dtype of the result; everything is computed in float64.
+
+    Raises:
+        DataError: unknown elements, other orbitals, or two atoms at one place.
+    """
+    return cast_graph(_graph(structure, pairs, layout, lmax), dtype)
+
+
+def _graph(structure: Structure, pairs: Pairs, layout: TargetLayout, lmax: int | None) -> Data:
     layout.check_orbitals(structure)
-    i, j, shift = structure_pairs(structure, r_max)
-    graph = graph_from_pairs(
+    check_apart(structure, pairs)
+    i, j, shift = pairs
+    return graph_from_pairs(
         torch.from_numpy(np.array(structure.numbers)),
         torch.from_numpy(np.array(structure.positions, dtype=np.float64)),
         torch.from_numpy(np.array(structure.cell, dtype=np.float64)),
@@ -55,12 +87,9 @@ def build_graph(
         lmax=lmax,
         name=structure.name,
     )
-    if structure.hamiltonian is not None and r_max is None:
-        add_targets(graph, structure.hamiltonian, layout)
-    return cast_graph(graph, dtype)
 
 
-def structure_pairs(structure: Structure, r_max: float | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def structure_pairs(structure: Structure, r_max: float | None = None) -> Pairs:
     """Undirected pairs ``i``, ``j`` of shape ``(P,)`` and cells ``(P, 3)`` of the second atoms, self-loops left out.
 
     Args:
@@ -103,6 +132,9 @@ def graph_from_pairs(
         layout: which blocks are predicted.
         lmax: largest degree of the frames, as in :func:`build_graph`.
         name: used in messages.
+
+    Raises:
+        DataError: unknown elements.
     """
     num_nodes, num_pairs = len(numbers), pair_index.shape[1]
     species = layout.species(numbers.tolist(), name or "structure").to(positions.device)
@@ -131,6 +163,22 @@ def graph_from_pairs(
     )
 
 
+def check_apart(structure: Structure, pairs: Pairs) -> None:
+    """Refuse pairs without a direction: such an edge has no frame, and the network would not be equivariant.
+
+    Raises:
+        DataError: naming two atoms at one place.
+    """
+    i, j, shift = pairs
+    lengths = np.linalg.norm(structure.positions[j] + shift @ structure.cell - structure.positions[i], axis=1)
+    if lengths.min(initial=np.inf) < SAME_ATOM:
+        first, second = (int(atoms[lengths.argmin()]) for atoms in (i, j))
+        raise DataError(
+            f"{structure.name}: atoms {first} and {second} are nearer than {SAME_ATOM} Å to each other or to an image; "
+            "one of them is there twice, or lengths are not in Å"
+        )
+
+
 def reverse_edges(num_nodes: int, num_pairs: int) -> Tensor:
     """Index of the reverse of every edge in the order [self-loops | forward | reversed], ``(N + 2 P,)``."""
     forward = torch.arange(num_nodes, num_nodes + num_pairs)
@@ -144,7 +192,7 @@ def _edge_wigner(num_nodes: int, forward: Tensor, lmax: int) -> list[Tensor]:
     return [torch.cat(parts) for parts in zip(loops, pairs, reversed_wigner(pairs), strict=True)]
 
 
-def _pairs_of_blocks(blocks: Blocks) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _pairs_of_blocks(blocks: Blocks) -> Pairs:
     """Undirected pairs of the blocks without the on-site ones."""
     half = blocks.hermitian_half()
     pairs = (half.edge_index[0] != half.edge_index[1]) | (half.cell_shift != 0).any(axis=1)
@@ -159,9 +207,16 @@ def half_keys(graph: Data) -> np.ndarray:
 
 
 def add_targets(graph: Data, hamiltonian: Blocks, layout: TargetLayout) -> None:
-    """Add the target fields of :mod:`tracegrad.graph.fields` to a graph."""
+    """Add the target fields of :mod:`tracegrad.graph.fields` to a graph.
+
+    Raises:
+        DataError: an edge has no block, or the blocks break the time reversal that the layout keeps.
+    """
     rows = graph.num_nodes + graph.num_pairs
-    irreps = blocks_to_irreps(hamiltonian, half_keys(graph), graph.edge_type[:rows], layout)
+    half = hamiltonian.hermitian_half()
+    if layout.time_reversal:
+        _check_time_reversal(half, graph.names[0])
+    irreps = blocks_to_irreps(half, half_keys(graph), graph.edge_type[:rows], layout)
     edge_type = graph.edge_type[:rows]
     block_mask = layout.block_mask[edge_type]
     component_mask = block_mask[:, layout.component_block]
@@ -171,6 +226,15 @@ def add_targets(graph: Data, hamiltonian: Blocks, layout: TargetLayout) -> None:
     graph.target_elements = (block_mask * layout.block_elements).sum(1).double()
     graph.target_trace = irreps.new_zeros(rows, layout.num_channels).index_add_(1, layout.component_block, irreps**2)
     graph.trace_mask = block_mask.double()
+
+
+def _check_time_reversal(blocks: Blocks, name: str) -> None:
+    broken = scalar_and_spin_orbit(blocks)[2]
+    if broken > MAGNETIC:
+        raise DataError(
+            f"{name}: expected a Hamiltonian with time reversal, as without magnetism, found {broken:.3g} eV that "
+            "break it; learn all spin components with --set model.time_reversal=false"
+        )
 
 
 def cast_graph(graph: Data, dtype: torch.dtype) -> Data:

@@ -13,10 +13,8 @@ from torch_geometric.data import Data
 
 from tracegrad.data import Structure
 from tracegrad.errors import DataError
-from tracegrad.graph.build import cast_graph, graph_from_pairs
+from tracegrad.graph.build import Pairs, cast_graph, check_apart, graph_from_pairs
 from tracegrad.graph.layout import TargetLayout
-
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class PairChunks:
         device: of the graphs.
 
     Raises:
-        DataError: unknown elements or other orbitals, or ``chunk_edges`` below 2.
+        DataError: unknown elements or other orbitals, two atoms at one place, or ``chunk_edges`` below 2.
     """
 
     def __init__(
@@ -69,6 +67,7 @@ class PairChunks:
         if chunk_edges < 2:
             raise DataError(f"expected at least 2 edges in a chunk, the directions of one pair, found {chunk_edges}")
         layout.check_orbitals(structure)
+        check_apart(structure, pairs)
         self.structure, self.pairs, self.layout = structure, pairs, layout
         self.lmax, self.dtype, self.device = lmax, dtype, device
         self.species = layout.species(structure.numbers.tolist(), structure.name).to(device)

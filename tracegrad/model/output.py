@@ -11,6 +11,7 @@ are their mean per element. It is exactly equivariant and Hermitian and vanishes
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,7 @@ class OutputTransform(nn.Module):
     """
 
     bounds: Tensor
+    pair_bounds: Tensor
     loop_mean: Tensor
     pair_splines: Tensor
     loop_scale: Tensor
@@ -56,6 +58,7 @@ class OutputTransform(nn.Module):
         self.pole_mask, self.scalar_mask = Constant(natural), Constant(scalar)
         self.component_channel = Constant(frame.component_channel)
         self.register_buffer("bounds", torch.tensor([0.0, 1.0], dtype=torch.float64))
+        self.register_buffer("pair_bounds", torch.tensor([[0.0, torch.inf]], dtype=torch.float64).repeat(species**2, 1))
         self.register_buffer("loop_mean", torch.zeros(species, self.num_pole))
         self.register_buffer("pair_splines", torch.zeros(species**2, NUM_SPLINES, self.num_pole))
         self.register_buffer("loop_scale", torch.ones(species, self.num_pole))
@@ -79,7 +82,9 @@ class OutputTransform(nn.Module):
 
     def scales(self, graph: Data, rows: int) -> Tensor:
         """Scale of every channel, ``(rows, K_0)``, eV."""
-        pairs = self._of_pairs(self.pair_shapes, self._shapes(_distances(graph, rows)), graph, rows)
+        low, high = self.pair_bounds[graph.edge_type[graph.num_nodes : rows]].unbind(1)
+        distances = _distances(graph, rows).double().clamp(low, high)  # beyond them the polynomial means nothing
+        pairs = self._of_pairs(self.pair_shapes, self._shapes(distances), graph, rows)
         return torch.cat([self.loop_scale[graph.species], torch.exp(pairs)])
 
     def _of_pairs(self, coefficients: Tensor, functions: Tensor, graph: Data, rows: int) -> Tensor:
@@ -119,6 +124,7 @@ class OutputTransform(nn.Module):
                 self.loop_mean[species] = mean.to(self.loop_mean)
             self.loop_scale[species] = self._channel_rms(self._residual(target, mean)).to(self.loop_scale)
         for pair_type, (r, target) in pairs.items():
+            self.pair_bounds[pair_type] = torch.stack([r.min() * (1 - 1e-6), r.max() * (1 + 1e-6)]).to(self.pair_bounds)
             splines = self._splines(r)
             gram = splines.T @ splines + RIDGE * len(r) * torch.eye(NUM_SPLINES, dtype=splines.dtype)
             pole = target[:, : self.num_pole] * self.pole_mask.like(target)
@@ -143,6 +149,11 @@ class OutputTransform(nn.Module):
             fitted.copy_(0.5 * (fitted + fitted[reverse][:, :, index] * signs.to(fitted)))
         for fitted, signs in ((self.loop_scale, even), (self.loop_mean, sign)):  # scalars, which no reversal turns
             fitted.copy_(0.5 * (fitted + fitted[:, index] * signs.to(fitted)))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Weights of before there were bounds for each pair of elements have none."""
+        state_dict.setdefault(prefix + "pair_bounds", self.pair_bounds)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def _residual(self, target: Tensor, pole: Tensor) -> Tensor:
         """Target minus the reference, where there is one."""

@@ -19,7 +19,8 @@ from tracegrad.data import Blocks, Structure, open_deeph, write_deeph
 from tracegrad.data.structure import check_fermi_energy
 from tracegrad.errors import DataError
 from tracegrad.model.chunked import Progress
-from tracegrad.prediction.predictor import Plan, Predictor
+from tracegrad.prediction.plan import Plan
+from tracegrad.prediction.predictor import Predictor
 
 if TYPE_CHECKING:
     from ase import Atoms

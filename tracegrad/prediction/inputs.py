@@ -17,12 +17,12 @@ from tracegrad.data.hdf5 import open_hdf5
 from tracegrad.data.matching import atom_order, renumbered
 from tracegrad.data.neighbors import neighbor_pairs
 from tracegrad.errors import DataError
+from tracegrad.graph import SAME_ATOM
 from tracegrad.so3.conventions import from_convention
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-SAME_ATOM = 0.1  # Å; no two atoms are so near to each other
 VACUUM = 15.0  # Å of space around atoms along directions without a lattice vector
 
 

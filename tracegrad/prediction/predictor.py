@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,13 +14,22 @@ from torch import nn
 from tracegrad.config import TrainingConfig
 from tracegrad.data import DATABASES, Blocks, Structure
 from tracegrad.data.blocks import concatenate
+from tracegrad.data.cutoffs import MARGIN
 from tracegrad.errors import CheckpointError, ConfigError, DataError
-from tracegrad.graph import PairChunks, TargetLayout, build_graph, structure_pairs
-from tracegrad.graph.chunks import Pairs
+from tracegrad.graph import PairChunks, TargetLayout, build_graph, graph_of_pairs, structure_pairs
 from tracegrad.model import frame_degree, predict_blocks, predict_in_chunks
 from tracegrad.model.chunked import Progress, why_not_chunked
 from tracegrad.physics import computed_fermi_level, gaussian_overlap, is_gaussian_basis, overlap_of_pairs
 from tracegrad.prediction.inputs import read_overlap, structure_from_atoms
+from tracegrad.prediction.plan import (
+    Overlap,
+    Plan,
+    Reach,
+    covered,
+    longest_pair_of,
+    missing_neighbours,
+    pairs_within,
+)
 from tracegrad.training.checkpoint import DataSummary, load_checkpoint
 from tracegrad.training.device import choose_device
 
@@ -28,40 +38,6 @@ if TYPE_CHECKING:
 
 WHOLE_EDGES = 100_000  # directed edges that are predicted at once; they take about 2 GB
 CHUNK_EDGES = 20_000  # directed edges in a chunk, where nobody asks for another number
-
-
-@dataclass(frozen=True)
-class Overlap:
-    """Where the overlap comes from.
-
-    Attributes:
-        blocks: a given one.
-        gaussian: whether it is computed by analytic integrals.
-        source: in words.
-        cutoff: of the pairs, Å.
-    """
-
-    blocks: Blocks | None
-    gaussian: bool
-    source: str
-    cutoff: float
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be predicted.
-
-    Attributes:
-        structure: without matrices, or with a given overlap.
-        pairs: the pairs, each once.
-        overlap: where S comes from.
-        chunk_edges: directed edges in a chunk, or None to predict the whole at once.
-    """
-
-    structure: Structure
-    pairs: Pairs
-    overlap: Overlap
-    chunk_edges: int | None
 
 
 @dataclass(frozen=True)
@@ -124,7 +100,7 @@ class Predictor:
         """The predicted structure with all its matrices."""
         structure = plan.structure
         if plan.overlap.gaussian:
-            structure = replace(structure, overlap=gaussian_overlap(structure, plan.overlap.cutoff))
+            structure = replace(structure, overlap=gaussian_overlap(structure, plan.cutoff))
         predicted = concatenate(*self.parts(plan, progress))
         structure = replace(structure, hamiltonian=predicted)
         level, source = _fermi(structure, fermi_energy)
@@ -141,32 +117,38 @@ class Predictor:
     ) -> Plan:
         """What is to be predicted; arguments as :func:`predict`."""
         structure = structure_from_atoms(atoms, self.data.orbitals, self.data.spinful, name)
-        choice = self._overlap(structure, overlap, r_max)
-        structure = replace(structure, overlap=choice.blocks)
-        pairs = structure_pairs(structure, choice.cutoff if choice.blocks is None else None)
         cast(TargetLayout, self.model.targets).check_orbitals(structure)
-        return Plan(structure, pairs, choice, self._chunk_edges(len(pairs[0]), chunk_edges))
+        choice = self._overlap(structure, overlap)
+        reach = self._reach(r_max, choice.blocks is not None)
+        if choice.blocks is None:
+            pairs = pairs_within(structure, reach)
+            cutoff = reach.cutoff if r_max is None else float(r_max)
+            return Plan(structure, pairs, choice, self._chunk_edges(len(pairs[0]), chunk_edges), cutoff)
+        given = covered(structure, choice.blocks, reach, r_max is not None)
+        structure = replace(structure, overlap=given)
+        pairs, missing = structure_pairs(structure), missing_neighbours(structure, given, reach)
+        cutoff = longest_pair_of(structure, given) if r_max is None else float(r_max)
+        plan = Plan(structure, pairs, choice, self._chunk_edges(len(pairs[0]), chunk_edges), cutoff, missing)
+        return replace(plan, structure=replace(structure, overlap=plan.kept(given)))
 
     def parts(self, plan: Plan, progress: Progress | None = None) -> Iterator[Blocks]:
         """The predicted blocks, eV, as Hermitian halves: all at once, or chunk by chunk."""
         parameter, targets = next(self.model.parameters()), cast(TargetLayout, self.model.targets)
+        lmax, dtype = frame_degree(self.model), parameter.dtype
         if plan.chunk_edges is None:
-            cutoff = plan.overlap.cutoff if plan.overlap.blocks is None else None
-            graph: Any = build_graph(
-                plan.structure, targets, r_max=cutoff, lmax=frame_degree(self.model), dtype=parameter.dtype
-            )
-            yield predict_blocks(self.model, graph.to(parameter.device)).hermitian_part()
+            graph: Any = graph_of_pairs(plan.structure, plan.pairs, targets, lmax=lmax, dtype=dtype)
+            yield plan.kept(predict_blocks(self.model, graph.to(parameter.device)).hermitian_part())
             return
         chunks = PairChunks(
             plan.structure,
             plan.pairs,
             targets,
             chunk_edges=plan.chunk_edges,
-            lmax=frame_degree(self.model),
-            dtype=parameter.dtype,
+            lmax=lmax,
+            dtype=dtype,
             device=parameter.device,
         )
-        yield from (part.hermitian_part() for part in predict_in_chunks(self.model, chunks, progress))
+        yield from (plan.kept(part.hermitian_part()) for part in predict_in_chunks(self.model, chunks, progress))
 
     def overlap_of(self, plan: Plan, part: Blocks) -> Blocks | None:
         """The computed overlap of the pairs of a part; None where it is given or there is none."""
@@ -178,8 +160,9 @@ class Predictor:
             "checkpoint": Path(self.path).name,
             "setting": self.setting,
             "trained_on": self.data.key,
-            "cutoff_A": plan.overlap.cutoff,
-            "pairs": plan.structure.n_atoms + len(plan.pairs[0]),
+            "cutoff_A": plan.cutoff,
+            "pairs": plan.num_blocks,
+            "missing_neighbours": plan.missing,
             "chunk_edges": plan.chunk_edges,
             "overlap_source": plan.overlap.source,
             "fermi_energy_eV": fermi_energy,
@@ -198,49 +181,39 @@ class Predictor:
             raise ConfigError(f"{self.path}: prediction in chunks is not possible. {reason}")
         return asked
 
-    def _cutoff(self, r_max: float | None) -> float:
-        if r_max is not None:
-            if not np.isfinite(r_max) or r_max <= 0:
-                raise DataError(f"expected a cutoff r_max > 0 Å, found {r_max}")
-            return float(r_max)
+    def _reach(self, r_max: float | None, overlap_given: bool) -> Reach:
+        """How far the training data reach, or where the checkpoint does not tell, what is asked for."""
+        if r_max is not None and (not np.isfinite(r_max) or r_max <= 0):
+            raise DataError(f"expected a cutoff r_max > 0 Å, found {r_max}")
         if self.cutoff is None:
-            raise CheckpointError(
-                f"{self.path}: does not tell the cutoff of its training data; give it in Å (--r-max), or an overlap "
-                "whose pairs are to be predicted"
+            if r_max is None and not overlap_given:
+                raise CheckpointError(
+                    f"{self.path}: does not tell the cutoff of its training data; give it in Å (--r-max), or an "
+                    "overlap whose pairs are to be predicted"
+                )
+            return Reach(math.inf if r_max is None else float(r_max), {})
+        if r_max is not None and r_max > self.cutoff + MARGIN:
+            raise DataError(
+                f"expected a cutoff r_max up to {self.cutoff:.3f} Å, the longest pair of the training data, found "
+                f"{r_max:g}; leave it out for that"
             )
-        return self.cutoff
+        return Reach(self.cutoff, self.data.pair_cutoffs)
 
-    def _overlap(self, structure: Structure, choice: str | Path | Blocks, r_max: float | None) -> Overlap:
+    def _overlap(self, structure: Structure, choice: str | Path | Blocks) -> Overlap:
         """The overlap as asked for."""
         if isinstance(choice, Blocks):
-            given = self._given(structure, choice, r_max)
-            return Overlap(given, False, "given", _longest(structure, given))
+            return Overlap(choice, False, "given")
         if choice == "none":
-            return Overlap(None, False, "none", self._cutoff(r_max))
+            return Overlap(None, False, "none")
         if choice == "auto":
             ours = self.data.source == "bundled" and is_gaussian_basis(self.data.orbitals)
             if not ours:
                 reason = "none: the training data are in another basis; give the overlap or ask for 'gaussian'"
-                return Overlap(None, False, reason, self._cutoff(r_max))
+                return Overlap(None, False, reason)
             choice = "gaussian"
         if choice == "gaussian":
-            return Overlap(None, True, "PySCF, analytic integrals of the Gaussian basis", self._cutoff(r_max))
-        given = self._given(structure, read_overlap(structure, choice), r_max)
-        return Overlap(given, False, str(choice), _longest(structure, given))
-
-    def _given(self, structure: Structure, overlap: Blocks, r_max: float | None) -> Blocks:
-        """A given overlap, checked; its pairs are those to be predicted, so none may be longer than in training."""
-        structure = replace(structure, overlap=overlap).validate("the given overlap")
-        if r_max is not None:
-            lengths = np.linalg.norm(structure.edge_vectors(overlap), axis=1)
-            return overlap.select(np.flatnonzero(lengths <= self._cutoff(r_max)))
-        longest = _longest(structure, overlap)
-        if self.cutoff is not None and longest > self.cutoff + 1e-3:
-            raise DataError(
-                f"the overlap has pairs of {longest:.3f} Å, the training went up to {self.cutoff:.3f} Å; "
-                "give --r-max to cut the overlap"
-            )
-        return overlap
+            return Overlap(None, True, "PySCF, analytic integrals of the Gaussian basis")
+        return Overlap(read_overlap(structure, choice), False, str(choice))
 
 
 def predict(
@@ -258,7 +231,8 @@ def predict(
     Args:
         atoms: ASE atoms, Å; directions that are not periodic get a vacuum.
         checkpoint: ``final.ckpt`` of a run, or a loaded :class:`Predictor` where many structures follow.
-        r_max: cutoff in Å; by default that of the training data.
+        r_max: keep blocks of pairs up to this, Å; by default up to the longest pair of the training data, which the
+            network sees in any case.
         overlap: ``"auto"`` (analytic integrals for networks of the bundled data, else none), ``"gaussian"``,
             ``"none"``, blocks, an ``overlaps.h5`` of the same atoms in the same order, or a DeepH folder with one. The
             pairs of a given overlap are those that are predicted.
@@ -275,7 +249,8 @@ def predict(
     Raises:
         CheckpointError: the file is not a trained network, or does not tell its cutoff.
         ConfigError: chunks are asked for and the network mixes all edges of a structure.
-        DataError: unknown elements, an overlap of other atoms, or a missing library.
+        DataError: unknown elements, an overlap of other atoms, a cutoff beyond that of the training data, or a missing
+            library.
     """
     predictor = checkpoint if isinstance(checkpoint, Predictor) else Predictor.load(checkpoint)
     return predictor(
@@ -314,10 +289,6 @@ def training_cutoff(model: nn.Module, data: DataSummary) -> float | None:
     if output is not None and (output.reference or output.scaling):
         return float(output.bounds[1]) * (1 + 1e-6)  # the buffer may have been rounded to float32
     return None
-
-
-def _longest(structure: Structure, blocks: Blocks) -> float:
-    return float(np.linalg.norm(structure.edge_vectors(blocks), axis=1).max(initial=0.0))
 
 
 def _fermi(structure: Structure, given: float | None) -> tuple[float | None, str]:

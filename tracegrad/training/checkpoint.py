@@ -6,7 +6,7 @@ import pickle
 import platform
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from torch import nn
 from tracegrad import __version__
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, ModelConfig, config_from_dict
+from tracegrad.data.cutoffs import PairCutoffs
 from tracegrad.data.structure import Orbitals
 from tracegrad.errors import CheckpointError, TracegradError
 from tracegrad.graph import TargetLayout
@@ -39,6 +40,7 @@ class DataSummary:
         spinful: whether Hamiltonians have spin blocks.
         split_sha256: hash of the split.
         cutoff: longest pair of the training structures, Å; None where nothing was trained here.
+        pair_cutoffs: that of the pairs of elements whose blocks end before, Å.
     """
 
     key: str
@@ -47,17 +49,27 @@ class DataSummary:
     spinful: bool
     split_sha256: str
     cutoff: float | None = None
+    pair_cutoffs: PairCutoffs = field(default_factory=dict)
 
     @classmethod
-    def of(cls, dataset: Any, cutoff: float | None = None) -> DataSummary:
-        """Summary of a ``tracegrad.data.Dataset``; the cutoff is that of its graphs, Å."""
+    def of(cls, dataset: Any, cutoff: float | None = None, cutoffs_of_pairs: PairCutoffs | None = None) -> DataSummary:
+        """Summary of a ``tracegrad.data.Dataset``; the cutoffs are those of its training structures, Å."""
         orbitals = {int(z): tuple(int(l) for l in shells) for z, shells in dataset.orbitals.items()}
-        return cls(dataset.key, str(dataset.source), orbitals, bool(dataset.spinful), dataset.split_sha256, cutoff)
+        return cls(
+            dataset.key,
+            str(dataset.source),
+            orbitals,
+            bool(dataset.spinful),
+            dataset.split_sha256,
+            cutoff,
+            cutoffs_of_pairs or {},
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         orbitals = {str(z): list(shells) for z, shells in self.orbitals.items()}
-        return {**vars(self), "orbitals": orbitals}
+        pairs = [[a, b, length] for (a, b), length in self.pair_cutoffs.items()]
+        return {**vars(self), "orbitals": orbitals, "pair_cutoffs": pairs}
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> DataSummary:
@@ -71,6 +83,7 @@ class DataSummary:
             bool(record["spinful"]),
             str(record["split_sha256"]),
             None if cutoff is None else float(cutoff),
+            {(int(a), int(b)): float(length) for a, b, length in record.get("pair_cutoffs", ())},
         )
 
 

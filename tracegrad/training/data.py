@@ -41,7 +41,10 @@ def build_graphs(
         DataError: there is no structure, or one has no Hamiltonian.
     """
     if not len(structures):
-        raise DataError("expected at least one structure to train and to validate on, found none; check the split")
+        raise DataError(
+            "expected at least one structure to train on and one to validate on, found none of one of them; write a "
+            "split.json, or give at least five structures that are not twisted"
+        )
     graphs = []
     for structure in structures:
         if structure.hamiltonian is None:

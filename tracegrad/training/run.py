@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from tracegrad.config import Config, check_budget
 from tracegrad.data import Dataset, load_dataset
+from tracegrad.data.cutoffs import pair_cutoffs
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
 from tracegrad.model import frame_degree
@@ -184,7 +185,8 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
     if process_rank(config.training) == 0:
         with supervisor.average.applied():
             cutoff = longest_pair(run.module.batches.graphs)
-            save_checkpoint(folder / FINAL_FILE, model, config, DataSummary.of(data, cutoff), info)
+            summary = DataSummary.of(data, cutoff, pair_cutoffs(data.train, cutoff))
+            save_checkpoint(folder / FINAL_FILE, model, config, summary, info)
     return folder / FINAL_FILE
 
 

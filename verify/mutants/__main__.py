@@ -64,7 +64,10 @@ def _e3nn(options: argparse.Namespace) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; exit code 0 when the figures are as they should be, 1 when not, 2 for bad input."""
-    parser = argparse.ArgumentParser(prog="python -m verify.mutants", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {__package__}",
+        description="How good the verifier itself is: kill matrix, false alarms, or both beside e3nn's tool.",
+    )
     parser.add_argument("command", nargs="?", default="matrix", choices=("matrix", "false-alarms", "e3nn"))
     parser.add_argument("--keys", nargs="*", default=[], metavar="KEY", help="entries of the catalogue, such as M1 C3")
     parser.add_argument("--seed", type=int, default=0)

@@ -56,7 +56,7 @@ def test_hermitian_half_holds_each_pair_once_and_every_pair_within_reach(recorde
             for shift in np.ndindex(9, 9, 5):
                 x, y, z = (int(s) - n for s, n in zip(shift, (4, 4, 2), strict=True))
                 vector = atoms.positions[j] + np.array([x, y, z]) @ atoms.cell.array - atoms.positions[i]
-                if np.linalg.norm(vector) < r_cut and (i < j or (i == j and (x, y, z) >= (0, 0, 0))):
+                if np.linalg.norm(vector) <= r_cut and (i < j or (i == j and (x, y, z) >= (0, 0, 0))):
                     expected.add((x, y, z, i, j))
     assert keys == expected
     assert result.hamiltonian.is_half

@@ -28,7 +28,7 @@ THREE_BLOCKS = NetworkSizes("6x0e+4x1o+3x2e+2x3o", 5, 3, 3, 4.0, 8, "none", 7.0,
 
 def structure_of(targets: TargetLayout, num_atoms: int = 9) -> Structure:
     """Return some atoms at random places of a periodic sheet, the last of them without neighbours."""
-    random = np.random.default_rng(3)
+    random = np.random.default_rng(4)
     positions = np.append(random.uniform(0, 1, (num_atoms - 1, 3)) * [5.0, 5.0, 2.0], [[2.0, 2.0, 12.0]], axis=0)
     numbers = np.array([targets.elements[k % targets.num_species] for k in range(num_atoms)])
     cell, pbc = np.diag([5.0, 5.0, 25.0]), np.array([True, True, False])

@@ -26,6 +26,7 @@ NUM_SHAPES = 4  # powers of the distance in the logarithm of the scale
 NUM_BINS = 16
 SMALLEST_SCALE = 1e-6  # eV
 RIDGE = 1e-10
+FARTHEST = 1e4  # Å; no pair is as long
 
 
 class OutputTransform(nn.Module):
@@ -58,7 +59,7 @@ class OutputTransform(nn.Module):
         self.pole_mask, self.scalar_mask = Constant(natural), Constant(scalar)
         self.component_channel = Constant(frame.component_channel)
         self.register_buffer("bounds", torch.tensor([0.0, 1.0], dtype=torch.float64))
-        self.register_buffer("pair_bounds", torch.tensor([[0.0, torch.inf]], dtype=torch.float64).repeat(species**2, 1))
+        self.register_buffer("pair_bounds", torch.tensor([[0.0, FARTHEST]], dtype=torch.float64).repeat(species**2, 1))
         self.register_buffer("loop_mean", torch.zeros(species, self.num_pole))
         self.register_buffer("pair_splines", torch.zeros(species**2, NUM_SPLINES, self.num_pole))
         self.register_buffer("loop_scale", torch.ones(species, self.num_pole))

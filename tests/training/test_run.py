@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from tracegrad.config import Config
-from tracegrad.data import Dataset
+from tracegrad.data import Dataset, Structure
+from tracegrad.data.dataset import StructureSequence
 from tracegrad.errors import ConfigError, DataError
 from tracegrad.evaluation import run_and_record
 from tracegrad.training import load_checkpoint, train
@@ -383,3 +384,36 @@ def test_the_checkpoint_knows_the_longest_pair_that_was_trained_on(
     longest = max(lengths)
     assert longest < content["data"].cutoff < longest * (1 + 1e-5)
     assert min(lengths) < longest  # control: not just any structure
+
+
+def test_the_checkpoint_knows_the_pairs_that_end_before_though_the_data_are_gone(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path
+) -> None:
+    structures = {s.name: s for s in dataset.train}
+    first = structures[dataset.train.names[0]]
+    assert first.hamiltonian is not None
+    lengths = np.linalg.norm(first.edge_vectors(first.hamiltonian), axis=1)
+    kept = np.flatnonzero(lengths < lengths.max() - 0.01)
+    structures[first.name] = replace(first, hamiltonian=first.hamiltonian.select(kept), overlap=None)
+    started, original = False, Supervisor.on_train_start
+
+    def read(name: str) -> Structure:
+        assert not started, "training structures are read after the start"
+        return structures[name]
+
+    def start(self: Supervisor, *rest: object) -> None:
+        nonlocal started
+        started = True
+        original(self, *rest)  # type: ignore[arg-type]
+
+    data = replace(dataset, train=StructureSequence(dataset.train.names, read))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Supervisor, "on_train_start", start)
+        _, _, content = load_checkpoint(train(tiny(), tmp_path / "cut", quiet=True, dataset=data))
+    assert started
+    elements = {
+        tuple(sorted(first.numbers[first.hamiltonian.edge_index[:, k]].tolist())) for k in lengths.argsort()[-1:]
+    }
+    assert elements <= content["data"].pair_cutoffs.keys()
+    _, _, content = load_checkpoint(train(tiny(), tmp_path / "whole", quiet=True, dataset=dataset))
+    assert content["data"].pair_cutoffs == {}  # control

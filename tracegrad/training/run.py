@@ -49,11 +49,13 @@ class Run:
         module: network, loss and batches.
         supervisor: everything around the steps.
         resume: states to continue from.
+        data: what the checkpoint says of the data; at the end of a long run they need not be there any more.
     """
 
     module: TrainingModule
     supervisor: Supervisor
     resume: ResumeState
+    data: DataSummary
 
 
 def train(
@@ -85,7 +87,7 @@ def train(
         check_budget(config)
         run = prepare(config, data, choose_device(config.training), folder)
         fit(run, config, folder, quiet=quiet)
-        return _save_final(run, config, data, folder)
+        return _save_final(run, config, folder)
 
 
 def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -> Run:
@@ -126,7 +128,9 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     )
     recorder = CudaRecorder() if training.cuda_graphs else None
     module = TrainingModule(model, training, BatchStream(graphs, order), recorder)
-    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds, data.split_sha256))
+    cutoff = longest_pair(graphs)
+    summary = DataSummary.of(data, cutoff, pair_cutoffs(structures, cutoff))
+    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds, data.split_sha256), summary)
 
 
 def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
@@ -165,7 +169,7 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
         raise Interrupted(f"{folder}: stopped after step {trainer.global_step}; continue with --resume")
 
 
-def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
+def _save_final(run: Run, config: Config, folder: Path) -> Path:
     """Choose the final weights and save them."""
     supervisor, model = run.supervisor, run.module.model
     best, last = supervisor.best, supervisor.history[-1]
@@ -184,9 +188,7 @@ def _save_final(run: Run, config: Config, data: Dataset, folder: Path) -> Path:
     }
     if process_rank(config.training) == 0:
         with supervisor.average.applied():
-            cutoff = longest_pair(run.module.batches.graphs)
-            summary = DataSummary.of(data, cutoff, pair_cutoffs(data.train, cutoff))
-            save_checkpoint(folder / FINAL_FILE, model, config, summary, info)
+            save_checkpoint(folder / FINAL_FILE, model, config, run.data, info)
     return folder / FINAL_FILE
 
 

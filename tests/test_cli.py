@@ -147,6 +147,24 @@ def test_evaluate_repeats_the_numbers_of_the_run(files: Path, capsys: pytest.Cap
     assert "worst of DeepHE3" in capsys.readouterr().out
 
 
+def test_a_baseline_of_other_structures_is_refused_before_anything_is_measured(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(*_: object) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("tracegrad.evaluation.evaluate_dataset", measure)
+    record = json.loads((files / "run" / "run.json").read_text())
+    command = ["evaluate", str(files / "run" / "final.ckpt"), "--data", str(files / "MG.h5"), "--baseline"]
+    with pytest.raises(AssertionError, match="measured"):
+        main([*command, str(files / "run" / "run.json")])
+    for metrics in record["metrics"].values():
+        metrics["per_structure"] = {"another": 1.0}
+    (tmp_path / "other.json").write_text(json.dumps(record))
+    assert main([*command, str(tmp_path / "other.json")]) == 2
+    assert "expected the same structures as the baseline" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

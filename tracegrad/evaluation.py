@@ -13,7 +13,7 @@ from torch import nn
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config
 from tracegrad.data import DATABASES, Blocks, Dataset, Structure, StructureSequence, load_dataset
-from tracegrad.errors import DataError
+from tracegrad.errors import DataError, did_you_mean
 from tracegrad.graph import TargetLayout, build_graph
 from tracegrad.metrics import StructureErrors, check_baseline, relative_to_baseline, structure_errors, subset_metrics
 from tracegrad.model import frame_degree, predict_blocks
@@ -80,25 +80,34 @@ def _test_subsets(dataset: Dataset) -> dict[str, StructureSequence]:
     return filled
 
 
-def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> dict[str, Any]:
+def evaluate_checkpoint(
+    path: str | Path, data: str, key: str | None = None, *, baseline: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Metrics of a checkpoint on the test structures of a database.
 
     Args:
         path: ``final.ckpt`` of a run.
         data: key of a bundled database, or a path to data; a key is never taken for a path.
         key: name of the database where `data` is a path; by default that of the training.
+        baseline: run record of DeepHE3 that the challenging metrics refer to.
 
     Returns:
         ``{"checkpoint", "setting", "dataset", "source", "split_sha256", "trained_on", "metrics"}``.
 
     Raises:
         CheckpointError: the file is not a checkpoint, or is one for other elements, orbitals or spin.
+        DataError: there are no such data, or the baseline is of other structures; said before anything is measured.
     """
     model, config, rest = load_checkpoint(path)
     summary: DataSummary = rest["data"]
-    is_path = data not in DATABASES and (Path(data).exists() or "/" in data)
+    is_path = data not in DATABASES
+    if is_path and not Path(data).exists():
+        raise DataError(f"{data}: neither such a path nor such a database exists. {did_you_mean(data, DATABASES)}")
     dataset = load_dataset(key or summary.key, source=data) if is_path else load_dataset(data)
     check_same_data(path, summary, dataset.orbitals, dataset.spinful)
+    if baseline is not None:
+        _check_baseline(baseline, dataset)
+    metrics = evaluate_dataset(model, dataset)
     return {
         "checkpoint": Path(path).name,
         "setting": config.model.setting,
@@ -106,8 +115,13 @@ def evaluate_checkpoint(path: str | Path, data: str, key: str | None = None) -> 
         "source": str(dataset.source),
         "split_sha256": dataset.split_sha256,
         "trained_on": {"dataset": summary.key, "split_sha256": summary.split_sha256},
-        "metrics": evaluate_dataset(model, dataset),
+        "metrics": metrics if baseline is None else relative_to_baseline(metrics, baseline["metrics"]),
     }
+
+
+def _check_baseline(baseline: Mapping[str, Any], dataset: Dataset) -> None:
+    """Refuse a baseline that is not measured on the test structures of the data."""
+    check_baseline(baseline["metrics"], {name: subset.names for name, subset in _test_subsets(dataset).items()})
 
 
 def run_and_record(
@@ -140,7 +154,7 @@ def run_and_record(
 
     data = dataset or load_dataset(config.data.dataset, source=config.data.source)
     if baseline is not None:
-        check_baseline(baseline["metrics"], {name: subset.names for name, subset in _test_subsets(data).items()})
+        _check_baseline(baseline, data)
     if not (Path(out) / FINAL_FILE).is_file():  # else nothing is trained that a fault could make useless
         _check_test_structures(data)
     checkpoint = train(config, out, resume=resume, quiet=quiet, dataset=data)

@@ -160,6 +160,21 @@ def test_a_run_is_not_resumed_with_another_split(
     train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
 
 
+@pytest.mark.parametrize(("second", "named"), [("one", "one"), ("another", "one, then another")])
+def test_the_record_names_every_device_that_a_run_had(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: str, named: str
+) -> None:
+    config = tiny(training={"checkpoint_seconds": 0.0})
+    monkeypatch.setattr("tracegrad.training.run.device_name", lambda _: "one")
+    with monkeypatch.context() as patch:
+        kill_after(patch, 6)
+        with pytest.raises(Killed):
+            train(config, tmp_path / "run", quiet=True, dataset=dataset)
+    monkeypatch.setattr("tracegrad.training.run.device_name", lambda _: second)
+    checkpoint = train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    assert load_checkpoint(checkpoint)[2]["info"]["device"] == named
+
+
 def test_resuming_without_a_state_starts_from_the_beginning(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:
     whole = train(tiny(), tmp_path / "whole", quiet=True, dataset=dataset)
     with pytest.raises(Killed), open_run_folder(tmp_path / "empty", tiny(), resume=False):

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from tracegrad.cli import Subparsers, add_command, print_json
-from tracegrad.errors import DataError, did_you_mean
 
 EXAMPLES = """
 tracegrad evaluate runs/mg/final.ckpt --data MG
@@ -36,19 +35,10 @@ def register(subparsers: Subparsers) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate as asked."""
     from tracegrad.cli.train import metric_lines
-    from tracegrad.data import DATABASES
     from tracegrad.evaluation import evaluate_checkpoint, read_record
-    from tracegrad.metrics import relative_to_baseline
 
-    if options.data not in DATABASES and not Path(options.data).exists():
-        raise DataError(
-            f"--data {options.data}: neither such a path nor such a database exists. "
-            f"{did_you_mean(options.data, DATABASES)}"
-        )
     baseline = read_record(options.baseline) if options.baseline else None
-    result = evaluate_checkpoint(options.checkpoint, options.data, options.key)
-    if baseline is not None:
-        result["metrics"] = relative_to_baseline(result["metrics"], baseline["metrics"])
+    result = evaluate_checkpoint(options.checkpoint, options.data, options.key, baseline=baseline)
     if options.json:
         print_json(result)
     elif not options.quiet:

@@ -45,12 +45,14 @@ class ResumeState(Callback):
         folder: of the run.
         seconds: between two states.
         data: hash of the split that the run is trained on; a state of another one is refused.
+        device: that the run computes on from here, in words; the record names every one that it had.
     """
 
-    def __init__(self, folder: Path, seconds: float, data: str) -> None:
+    def __init__(self, folder: Path, seconds: float, data: str, device: str) -> None:
         self.path = folder / RESUME_FILE
         self.seconds = seconds
         self.data = data
+        self.devices = [device]
         self.interrupted = False
         self.saved = time.monotonic()
         self.handlers: dict[int, Any] = {}
@@ -97,14 +99,15 @@ class ResumeState(Callback):
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the random states and the hash of the data."""
+        """Add the random states, the hash of the data and the devices so far."""
         checkpoint["random_states"] = random_states()
         checkpoint["split_sha256"] = self.data
+        checkpoint["devices"] = self.devices
 
     def on_load_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the random states back.
+        """Take the random states and the devices so far back.
 
         Raises:
             ConfigError: the names of the structures, or their subsets, are not those that the run began with.
@@ -115,6 +118,8 @@ class ResumeState(Callback):
                 f"{self.path}: the run began with the split {begun}, found {self.data}; bring the data back, or give "
                 "another --out"
             )
+        before = list(checkpoint.get("devices", ()))
+        self.devices = before if before[-1:] == self.devices else before + self.devices
         set_random_states(checkpoint["random_states"])
 
 

@@ -130,7 +130,8 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     module = TrainingModule(model, training, BatchStream(graphs, order), recorder)
     cutoff = longest_pair(graphs)
     summary = DataSummary.of(data, cutoff, pair_cutoffs(structures, cutoff))
-    return Run(module, supervisor, ResumeState(folder, training.checkpoint_seconds, data.split_sha256), summary)
+    resume = ResumeState(folder, training.checkpoint_seconds, data.split_sha256, device_name(device))
+    return Run(module, supervisor, resume, summary)
 
 
 def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
@@ -183,7 +184,7 @@ def _save_final(run: Run, config: Config, folder: Path) -> Path:
         "selected_step": step,
         "val_loss": loss if math.isfinite(loss) else None,
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "device": device_name(choose_device(config.training)),
+        "device": ", then ".join(run.resume.devices),
         "git_commit": git_commit(),
     }
     if process_rank(config.training) == 0:

@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from benchmarks.environment import environment
 from tracegrad.atomic import atomic_write
 from verify import Verdict
-from verify.adapter_data import DataAdapter, Field
+from verify.adapter_data import DataAdapter
+from verify.fields import Field
 from verify.targets import Target
 
 ELEMENTS = (1, 6, 8)

@@ -37,7 +37,7 @@ edge_index = pairs[:, pairs[0] != pairs[1]]
 molecule = rebuild(Data(pos=torch.randn(5, 3), charge=torch.rand(5, 1), edge_index=edge_index))
 adapter = DataAdapter(
     {"pos": Field("cartesian_points"), "charge": Field("1x0e")},
-    {"energy": Field("1x0e", "graph"), "forces": Field("1x1o", "node")},
+    {"energy": Field("1x0e", "total"), "forces": Field("1x1o", "node")},
     rebuild=rebuild,
     forward=forward,
 )

@@ -121,6 +121,15 @@ class AtomsAdapter:
         """Supercell, cell after cell; None unless all three directions are periodic."""
         return graph.repeat(repeats) if graph.pbc.all() else None
 
+    def recell(self, graph: Any, basis: np.ndarray, moves: np.ndarray) -> Any | None:
+        """Other lattice vectors of the lattice, atoms in other cells; None unless all three directions are periodic."""
+        if not graph.pbc.all():
+            return None
+        atoms = graph.copy()
+        atoms.set_cell(basis @ graph.cell.array, scale_atoms=False)
+        atoms.positions += moves @ graph.cell.array
+        return atoms
+
     def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
         """Some of the atoms, at least two."""
         return graph[sorted(nodes)] if len(nodes) > 1 else None

@@ -3,46 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tracegrad.errors import VerificationError, did_you_mean
+from tracegrad.errors import VerificationError
 
 from .adapters import FRAGMENT_BOND, FRAGMENT_DISTANCE, cells, tiled_edges
+from .fields import Field, are_shifts, rows_of
 from .group import Elements
 from .precision import in_precision
 from .representation import VECTOR, Representation
 from .subject import Leaf, OutputSpec
 from .wigner import Array, Basis
 
-LEVELS = ("node", "edge", "graph", "total")
 MOST_POINTS = 8  # between which vectors are taken where a graph has no edges
-
-
-@dataclass(frozen=True)
-class Field:
-    """One tensor of a graph, or one output.
-
-    Args:
-        irreps: its law: e3nn Irreps, their string, or ``"cartesian_points"``; None for a tensor of a graph that does
-            not transform, of which only the level is declared.
-        level: what its rows are: ``"node"``, ``"edge"``, ``"graph"`` (one row per graph), or ``"total"`` (a sum over
-            all atoms, which may be one row for a whole batch).
-
-    Raises:
-        VerificationError: the level is none of these.
-    """
-
-    irreps: Any
-    level: str = "node"
-
-    def __post_init__(self) -> None:
-        if self.level not in LEVELS:
-            raise VerificationError(f"Field(..., {self.level!r}): unknown level. {did_you_mean(self.level, LEVELS)}")
 
 
 class DataAdapter:
@@ -59,6 +36,9 @@ class DataAdapter:
         rebuild: recomputes what follows from the fields (edges, edge vectors) after a change, differentiably, or None
             when nothing does.
         forward: how to call the model, ``forward(model, graph)``; None calls ``model(graph)``.
+        blocks: ``blocks(model, graph)``, the Hamiltonian blocks {(Rx, Ry, Rz, i, j): matrix} of all directed edges, or
+            None where there are none: hermiticity is then not tested.
+        time_reversal: True where the blocks, complex and spin-major, are those of a non-magnetic Hamiltonian.
     """
 
     def __init__(
@@ -71,6 +51,8 @@ class DataAdapter:
         basis: Basis = "e3nn",
         rebuild: Callable[[Any], Any] | None = None,
         forward: Callable[[Any, Any], Any] | None = None,
+        blocks: Callable[[Any, Any], Mapping[tuple[int, ...], np.ndarray]] | None = None,
+        time_reversal: bool = False,
     ) -> None:
         if all(f.irreps is None for f in fields.values()) or not outputs:
             raise VerificationError("DataAdapter needs at least one field that transforms and one output")
@@ -81,6 +63,7 @@ class DataAdapter:
         self.declared = {name: (Representation.parse(f.irreps, basis), f.level) for name, f in outputs.items()}
         self.cell, self.cell_shift = cell, cell_shift
         self.rebuild, self.forward = rebuild, forward
+        self.hamiltonian, self.time_reversal = blocks, time_reversal
 
     def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:
         """See :class:`GraphAdapter`."""
@@ -248,7 +231,7 @@ class DataAdapter:
                 table = isinstance(value, (Tensor, np.ndarray)) and value.shape[1:2] == (len(order),)
                 if table and key not in {*self.levels, "x"}:
                     return None
-                changed[key] = _rows(value, index)
+                changed[key] = rows_of(value, index)
         if graph.edge_index is None:
             return self._rebuilt(changed)
         edges = changed.edge_index = torch.argsort(index)[graph.edge_index]
@@ -275,7 +258,7 @@ class DataAdapter:
             if key == "edge_index":
                 changed.edge_index = graph.edge_index[:, edges]
             elif self._level(graph, key) == "edge":
-                changed[key] = _rows(graph[key], edges)
+                changed[key] = rows_of(graph[key], edges)
         return changed
 
     def batch(self, graphs: Sequence[Any]) -> Any | None:
@@ -297,9 +280,9 @@ class DataAdapter:
             if key == "edge_index":
                 changed.edge_index = torch.cat([value, torch.tensor([[n, n + 1], [n + 1, n]]).to(value)], dim=1)
             elif self._level(graph, key) == "node":
-                changed[key] = _rows(value, torch.tensor([*range(n), 0, n - 1]))
+                changed[key] = rows_of(value, torch.tensor([*range(n), 0, n - 1]))
             elif self._level(graph, key) == "edge":
-                changed[key] = _rows(value, torch.tensor([*range(graph.edge_index.shape[1]), 0, 0]))
+                changed[key] = rows_of(value, torch.tensor([*range(graph.edge_index.shape[1]), 0, 0]))
         for key, law in self.fields.items():
             if law.kind == "points" and self.levels[key] == "node":
                 far = torch.tensor([[FRAGMENT_DISTANCE, 0.0, 0.0]]).to(graph[key])
@@ -314,20 +297,41 @@ class DataAdapter:
             return None
         changed, count, n = graph.clone(), int(np.prod(repeats)), self.num_nodes(graph)
         keys = tiled_edges(self.edge_keys(graph), n, repeats)
-        lattice = graph[self.cell].reshape(-1, 3, 3)[0]
         for key in graph.to_dict():
             if self._level(graph, key) in ("node", "edge"):
-                changed[key] = _rows(graph[key], torch.arange(len(graph[key])).repeat(count))
+                changed[key] = rows_of(graph[key], torch.arange(len(graph[key])).repeat(count))
         changed.edge_index = torch.from_numpy(keys[:, :2].T.copy())
         changed[self.cell_shift] = torch.from_numpy(keys[:, 2:].copy()).to(graph[self.cell_shift])
-        for key, law in self.fields.items():
-            if law.kind == "points":
-                offsets = torch.from_numpy(np.repeat(cells(repeats), n, axis=0)).to(lattice) @ lattice
-                changed[key] = changed[key] + offsets
-        changed[self.cell] = (torch.tensor(repeats).to(lattice)[:, None] * lattice).reshape(graph[self.cell].shape)
+        offsets = torch.from_numpy(np.repeat(cells(repeats), n, axis=0))
+        self._put_in_cell(graph, changed, np.diag(repeats), offsets)
         if "num_nodes" in graph:
             changed.num_nodes = n * count
         return self._rebuilt(changed)
+
+    def _put_in_cell(self, graph: Any, changed: Any, basis: np.ndarray, moves: Tensor) -> None:
+        """Give a changed graph the lattice vectors ``basis @ cell``, move its nodes, and renew lattice shifts in Å."""
+        lattice = graph[self.cell].reshape(-1, 3, 3)[0]
+        larger = torch.from_numpy(basis).to(lattice) @ lattice
+        for key, law in self.fields.items():
+            if law.kind == "points" and self.levels[key] == "node":
+                changed[key] = changed[key] + moves.to(lattice) @ lattice
+            elif self.levels[key] == "edge" and are_shifts(graph[key], graph[self.cell_shift], lattice):
+                changed[key] = changed[self.cell_shift].to(lattice) @ larger
+        changed[self.cell] = larger.reshape(graph[self.cell].shape)
+
+    def recell(self, graph: Any, basis: np.ndarray, moves: np.ndarray) -> Any | None:
+        """See :class:`GraphAdapter`; None without cell and cell shifts, and where ``rebuild`` moves the nodes back."""
+        if self.cell is None or self.cell_shift is None or graph.edge_index is None:
+            return None
+        changed, (i, j) = graph.clone(), graph.edge_index.cpu().numpy()
+        inverse = np.rint(np.linalg.inv(basis)).astype(np.int64)
+        shift = (graph[self.cell_shift].cpu().numpy().astype(np.int64) + moves[i] - moves[j]) @ inverse
+        changed[self.cell_shift] = torch.from_numpy(shift).to(graph[self.cell_shift])
+        self._put_in_cell(graph, changed, basis, torch.from_numpy(moves))
+        points = [key for key, law in self.fields.items() if law.kind == "points"]
+        before = {key: changed[key] for key in points}
+        rebuilt = self._rebuilt(changed)
+        return rebuilt if all(torch.equal(rebuilt[key], before[key]) for key in points) else None
 
     def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
         """See :class:`GraphAdapter`."""
@@ -342,14 +346,14 @@ class DataAdapter:
             changed.edge_index = place[changed.edge_index]
         for key in graph.to_dict():
             if self._level(graph, key) == "node":
-                changed[key] = _rows(graph[key], kept)
+                changed[key] = rows_of(graph[key], kept)
         if "num_nodes" in graph:
             changed.num_nodes = len(kept)
         return self._rebuilt(changed)
 
     def blocks(self, model: Any, graph: Any) -> Mapping[tuple[int, ...], np.ndarray] | None:
-        """None: a plain graph has no Hamiltonian."""
-        return None
+        """See :class:`GraphAdapter`; None unless the adapter was told how to get them."""
+        return None if self.hamiltonian is None else self.hamiltonian(model, graph)
 
     def source(self, graph: Any) -> str:
         """See :class:`GraphAdapter`."""
@@ -360,10 +364,3 @@ class DataAdapter:
             return ""
         body = "".join(f"    {name}={tensor_source(value)},\n" for name, value in tensors.items())
         return f"from torch_geometric.data import Data\n\ngraph = Data(\n{body})\n"
-
-
-def _rows(value: Any, index: Tensor) -> Any:
-    """Rows of a tensor or an array, items of a list."""
-    if isinstance(value, (list, tuple)):
-        return [value[i] for i in index.tolist()]
-    return value[index.to(value.device)] if isinstance(value, Tensor) else value[index.numpy()]

@@ -185,6 +185,18 @@ class TraceGradAdapter:
         larger = torch.tensor(repeats).to(cell)[:, None] * cell
         return self._rebuilt(graph, torch.cat([graph.numbers] * count), positions, larger, edges[:, :2].T, edges[:, 2:])
 
+    def recell(self, graph: Any, basis: np.ndarray, moves: np.ndarray) -> Any | None:
+        """Other lattice vectors of the lattice, atoms in other cells; None for a molecule."""
+        if self._is_molecule(graph):
+            return None
+        cell = graph.cell[0]
+        pairs, shift = self._pairs(graph)
+        inverse = torch.from_numpy(np.rint(np.linalg.inv(basis)).astype(np.int64)).to(shift)
+        cells_of = torch.from_numpy(moves).to(shift)
+        shift = (shift + cells_of[pairs[0]] - cells_of[pairs[1]]) @ inverse
+        positions = graph.positions + cells_of.to(cell) @ cell
+        return self._rebuilt(graph, graph.numbers, positions, torch.from_numpy(basis).to(cell) @ cell, pairs, shift)
+
     def subset(self, graph: Any, nodes: Sequence[int]) -> Any | None:
         """Some of the atoms and the pairs among them; None when no pair is left."""
         pairs, shift = self._pairs(graph)

@@ -30,8 +30,15 @@ class GraphAdapter(Protocol):
     Operations that a kind of graph does not have return None: the check is then skipped, with that reason. Graphs are
     never changed in place; one that has a method ``clone`` is cloned before every evaluation.
 
-    An adapter may also have ``energies(graph)``: name of an output -> (rows, dim), True for the components that are
-    energies in eV, which a budget in meV counts; an output that is not named has none. Without the method all are.
+    An adapter may also have:
+
+    - ``energies(graph)``: name of an output -> (rows, dim), True for the components that are energies in eV, which a
+      budget in meV counts; an output that is not named has none. Without the method all are.
+    - ``recell(graph, basis, moves)``: the same crystal with the lattice vectors ``basis @ cell`` and node i moved by
+      ``moves[i] @ cell``, ``basis`` (3, 3) and ``moves`` (N, 3) integers; None where that is not possible. Without the
+      method the choice of the cell is not tested.
+    - ``time_reversal``: True where the blocks are those of a non-magnetic Hamiltonian with spin, spin-major. Without
+      it time reversal is not tested.
     """
 
     def specs(self, model: Any, graph: Any) -> tuple[OutputSpec, ...]:

@@ -182,6 +182,7 @@ def _settings(context: Context, names: Sequence[str], target: Any) -> dict[str, 
         "tol": context.tol,
         "search": context.search,
         "parity": context.parity,
+        "training": None if context.subject.module is None else context.subject.module.training,
         "checks": list(names),
     }
 

@@ -242,6 +242,15 @@ class FunctionSubject(Subject):
     def cast(self, state: State) -> State:
         return [in_precision(x, self.dtype) if isinstance(x, Tensor) else x for x in state]
 
+    def renewed(self, change: Callable[[torch.nn.Module], Any] | None = None) -> Subject | None:
+        if not isinstance(self.original, torch.nn.Module):
+            return None
+        other = copy.copy(self)
+        other.func = other.module = converted(self.original, self.dtype)
+        if change is not None:
+            change(other.module)
+        return other
+
     def in_dtype(self, dtype: torch.dtype) -> Subject | None:
         try:
             laws_out = [spec.law for spec in self.outputs]

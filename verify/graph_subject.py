@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,15 @@ class GraphState:
     Args:
         graph: the graph.
         labels: (N,) label of every node.
-        offsets: (N, 3) cell of every node within a supercell.
-        repeats: (3,) cells of the supercell.
+        offsets: (N, 3) cell that every node has been moved to.
+        lattice: (3, 3) lattice vectors of the graph in terms of those of the graph it was made from, as rows.
         limit: rows of nodes with labels from here on are left out of the outputs.
     """
 
     graph: Any
     labels: np.ndarray
     offsets: np.ndarray
-    repeats: np.ndarray
+    lattice: np.ndarray
     limit: int
 
     def node_rows(self) -> np.ndarray:
@@ -49,7 +49,7 @@ class GraphState:
     def edge_rows(self, keys: np.ndarray) -> np.ndarray:
         """Order of the edge rows: by the labels of both ends and the cell, in terms of the original graph."""
         i, j = keys[:, 0], keys[:, 1]
-        shift = self.offsets[j] + self.repeats * keys[:, 2:] - self.offsets[i]
+        shift = self.offsets[j] + keys[:, 2:] @ self.lattice - self.offsets[i]
         columns = [self.labels[i], self.labels[j], *shift.T]
         order = np.lexsort(columns[::-1])
         keep = (self.labels[i] < self.limit) & (self.labels[j] < self.limit)
@@ -58,7 +58,9 @@ class GraphState:
 
 def plain_state(graph: Any, num_nodes: int) -> GraphState:
     """State of an original graph: labels count its nodes."""
-    return GraphState(graph, np.arange(num_nodes), np.zeros((num_nodes, 3), np.int64), np.ones(3, np.int64), num_nodes)
+    return GraphState(
+        graph, np.arange(num_nodes), np.zeros((num_nodes, 3), np.int64), np.eye(3, dtype=np.int64), num_nodes
+    )
 
 
 class GraphSubject(Subject):
@@ -138,7 +140,7 @@ class GraphSubject(Subject):
         return [self._with(s, self.adapter.transform(s.graph, elements[[i]])) for i, s in enumerate(states)]
 
     def _with(self, state: GraphState, graph: Any) -> GraphState:
-        return GraphState(graph, state.labels, state.offsets, state.repeats, state.limit)
+        return replace(state, graph=graph)
 
     def raw(self, state: State) -> list[Tensor]:
         values = self.adapter.evaluate(self.model, fresh_copy(state.graph))
@@ -200,6 +202,17 @@ class GraphSubject(Subject):
 
     def cast(self, state: State) -> State:
         return self._with(state, self.adapter.cast(state.graph, self.dtype))
+
+    def renewed(self, change: Callable[[torch.nn.Module], Any] | None = None) -> Subject | None:
+        if self.module is None:
+            return None
+        other = copy.copy(self)
+        other.model = other.module = converted(self.original, self.dtype)
+        if change is not None:
+            change(other.module)
+            with quiet(self.dtype):
+                other.outputs = self.adapter.specs(other.model, self.graph)
+        return other
 
     def in_dtype(self, dtype: torch.dtype) -> Subject | None:
         if self.module is None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from tracegrad.errors import VerificationError, did_you_mean
@@ -76,6 +77,8 @@ def run_checks(
                 skipped[name] = str(reason)
             except Exception as error:
                 results.append(CheckResult(name, Verdict.STRUCTURAL, math.inf, 0.0, f"raised {describe(error)}"))
+        if not all(result.passed for result in results) and _mode_matters(context):
+            results = [_with_mode(result) for result in results]
         modules: list[ModuleError] = []
         if diagnose:
             results = [_with_counterexample(context, result) for result in results]
@@ -91,6 +94,27 @@ def run_checks(
         statistics=statistics,
         settings=dict(settings or {}),
     )
+
+
+def _mode_matters(context: Context) -> bool:
+    """Whether a module is verified in training mode and gives something else in evaluation, or now and then."""
+    subject = context.subject
+    if subject.module is None or not subject.module.training:
+        return False
+    try:
+        other = subject.renewed(lambda module: module.eval())
+        assert other is not None
+        pairs = zip(subject.evaluate(context.states[:1]), other.evaluate(context.states[:1]), strict=True)
+        return not all(np.array_equal(x[0], y[0], equal_nan=True) for x, y in pairs)
+    except Exception:  # a remark is no verdict
+        return False
+
+
+def _with_mode(result: CheckResult) -> CheckResult:
+    """Says of a failure that dropout or statistics of the batch were at work, which networks in use do not have."""
+    if result.passed or result.name == "modes":
+        return result
+    return replace(result, message=f"{result.message} (in training mode; a network in use is verified after .eval())")
 
 
 def _with_counterexample(context: Context, result: CheckResult) -> CheckResult:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +86,14 @@ class Subject(ABC):
     @abstractmethod
     def mutations(self, state: State) -> list[str]:
         """Names of the inputs that a call changes in place."""
+
+    def renewed(self, change: Callable[[torch.nn.Module], Any] | None = None) -> Subject | None:
+        """The same subject with another copy of its module, not called yet; None where no module is verified.
+
+        Args:
+            change: what is done to the copy first.
+        """
+        return None
 
     def take_rows(self, state: State, rows: Sequence[int]) -> State | None:
         """State with only these rows (points, nodes); None when its inputs have no common rows."""

@@ -128,7 +128,7 @@ def growths(current: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[Gro
 
 
 def compare(current: Mapping[str, Any], baseline: Mapping[str, Any], limit: float = GROWTH) -> CheckResult:
-    """The trend as a check: fails when an error has grown by more than the limit, or a check has disappeared.
+    """The trend as a check: fails when an error has grown by more than the limit, or a check is no longer made.
 
     Args:
         current: content of the new report.
@@ -139,8 +139,13 @@ def compare(current: Mapping[str, Any], baseline: Mapping[str, Any], limit: floa
         Check "baseline"; its error is the largest growth, a factor between errors in tolerances.
     """
     found = growths(current, baseline)
-    names = {BASELINE} | {c["name"] for c in current["checks"]} | set(current.get("skipped", {}))
-    lost = [c["name"] for c in baseline["checks"] if c["name"] not in names]
+    names = {BASELINE} | {c["name"] for c in current["checks"]}
+    skipped = current.get("skipped", {})
+    lost = [
+        f"{c['name']} ({skipped[c['name']]})" if c["name"] in skipped else c["name"]
+        for c in baseline["checks"]
+        if c["name"] not in names
+    ]
     grown = [growth for growth in found if not growth.factor <= limit]
     largest = found[0].factor if found else 0.0
     details = {"grown": [g.line() for g in grown], "lost": lost, "compared": len(found)}

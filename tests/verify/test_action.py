@@ -162,12 +162,12 @@ def test_an_unreadable_baseline_fails_and_is_never_tolerated(run_step, tmp_path,
     assert run_step("Judge", code=expected, tolerate="1 2 4").returncode == 0  # control: what was compared may be
 
 
-@pytest.mark.parametrize(("before", "output"), [("inversion", "compared=no\n"), ("rotation", "")])
+@pytest.mark.parametrize(("before", "output"), [([], "compared=no\n"), (["rotation"], "")])
 def test_a_baseline_with_nothing_in_common_is_no_comparison(run_step, tmp_path, before, output):
     check = {"name": "rotation", "error": 1e-14, "tolerance": 2e-14, "verdict": "PASS"}
     report = {"schema_version": 1, "checks": [check], "skipped": {"inversion": "no"}, "noise_floor": {"value": 1e-16}}
     (tmp_path / "report.json").write_text(json.dumps(report))
-    (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"name": before}]}))
+    (tmp_path / "old.json").write_text(json.dumps(report | {"checks": [check | {"name": name} for name in before]}))
     run_step("Verify", code="2", baseline="old.json")
     assert (tmp_path / "output").read_text() == f"{output}exit-code=2\n"
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.calculator import Calculator
@@ -51,7 +52,29 @@ def test_periodic_lennard_jones_repeats_in_a_supercell() -> None:
     )
     report = _calculate(LennardJones(rc=3.0, smooth=True), atoms)
     assert report.check("supercell").passed, report.to_text()
+    assert report.check("cell_choice").passed, report.to_text()
     assert report.check("rotation").passed
+
+
+class Single(LennardJones):
+    """Lennard-Jones with results rounded to float32, as of a network in single precision; broken: in a field."""
+
+    broken = False
+
+    def calculate(self, *arguments: Any, **keywords: Any) -> None:
+        super().calculate(*arguments, **keywords)
+        energy = self.results["energy"] + (float(np.sum(self.atoms.positions[:, 2] ** 2)) if self.broken else 0.0)
+        self.results = {"energy": float(np.float32(energy)), "forces": self.results["forces"].astype(np.float32)}
+
+
+def test_calculator_in_single_precision_passes_with_the_budget_of_float32() -> None:
+    checks = ["rotation", "translation", "dtype_leak"]
+    options: dict[str, Any] = {"dtype": torch.float32, "trials": 4, "search": 0, "checks": checks, "diagnose": False}
+    report = verify_model(Single(rc=10.0, smooth=True), _atoms(), **options)
+    assert report.passed, report.to_text()
+    broken = Single(rc=10.0, smooth=True)
+    broken.broken = True
+    assert [c.name for c in verify_model(broken, _atoms(), **options).failures] == ["rotation", "translation"]
 
 
 @pytest.mark.parametrize("constant", [5.3, 5.26])

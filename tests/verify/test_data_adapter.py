@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,71 @@ def test_cell_of_three_atoms_is_not_taken_for_a_field_of_nodes() -> None:
     adapter = DataAdapter({"pos": Field("cartesian_points")}, {"forces": Field("1x1o")}, **options)
     report = _verify(Periodic(), graph, adapter, "rotation", "node_permutation", "supercell")
     assert report.passed, report.to_text()
+
+
+class Crystal(nn.Module):
+    """Energy of a periodic graph whose edges have their lattice shifts in Å, to a power."""
+
+    def __init__(self, power: int = 1) -> None:
+        super().__init__()
+        self.power = power
+
+    def forward(self, graph: Data) -> Tensor:
+        distances = (_vectors(graph) + graph.shifts).square().sum(1)
+        return torch.exp(-distances).sum().reshape(1, 1) ** self.power
+
+
+def _crystal() -> Data:
+    cell = torch.tensor([[[2.1, 0.1, 0.0], [0.2, 2.4, 0.0], [0.0, 0.3, 2.6]]], dtype=torch.float64)
+    shift = torch.tensor([[1, 0, 0], [-1, 0, 0], [0, 1, 1], [0, -1, -1], [0, 0, 0], [0, 0, 0]])
+    edges = torch.tensor([[0, 1], [1, 0], [0, 0], [0, 0], [0, 1], [1, 0]]).T
+    pos = torch.tensor([[0.0, 0.1, 0.2], [0.9, 1.1, 0.7]], dtype=torch.float64)
+    return Data(pos=pos, cell=cell, edge_index=edges, unit_shifts=shift, shifts=shift.double() @ cell[0])
+
+
+def _crystal_adapter(level: str) -> DataAdapter:
+    fields = {"pos": Field("cartesian_points"), "shifts": Field("1x1o", "edge")}
+    return DataAdapter(fields, {"energy": Field("1x0e", level)}, cell="cell", cell_shift="unit_shifts")
+
+
+def test_lattice_shifts_in_angstrom_are_those_of_the_new_cells() -> None:
+    checks = ("rotation", "supercell", "cell_choice")
+    report = _verify(Crystal(), _crystal(), _crystal_adapter("total"), *checks)
+    assert report.passed, report.to_text()
+    assert len(report.checks) == 3
+    assert not _verify(Crystal(2), _crystal(), _crystal_adapter("total"), "supercell").passed
+
+
+def test_supercell_that_compares_no_output_is_skipped_and_says_how_it_would_not_be() -> None:
+    report = _verify(Crystal(2), _crystal(), _crystal_adapter("graph"), "supercell", "cell_choice")
+    assert "declare extensive ones as 'total'" in report.skipped["supercell"]
+    assert report.check("cell_choice").passed
+
+
+@pytest.mark.parametrize(("skew", "failed"), [(0.0, []), (0.1, ["hermiticity"])])
+def test_hamiltonian_of_a_declared_graph_is_tested_for_hermiticity(skew: float, failed: list[str]) -> None:
+    def blocks(model: nn.Module, graph: Data) -> dict[tuple[int, ...], Any]:
+        overlap = torch.exp(-torch.cdist(graph.pos, graph.pos)).numpy()
+        n = len(overlap)
+        return {(0, 0, 0, i, j): overlap[i : i + 1, j : j + 1] + skew * (i < j) for i in range(n) for j in range(n)}
+
+    adapter = DataAdapter(POINTS, ENERGY, rebuild=_rebuilt, blocks=blocks)
+    report = _verify(Pairs(), _rebuilt(_graph()), adapter, "hermiticity", "rotation")
+    assert [c.name for c in report.failures] == failed
+    assert len(report.checks) == 2
+
+
+@pytest.mark.parametrize(("field", "failed"), [(0.0, []), (0.1, ["time_reversal"])])
+def test_time_reversal_is_tested_where_the_adapter_claims_it(field: float, failed: list[str]) -> None:
+    def blocks(model: nn.Module, graph: Data) -> dict[tuple[int, ...], Any]:
+        return {(0, 0, 0, 0, 0): np.diag([1.0 + field, 1.0 - field]).astype(complex)}  # spin up, spin down
+
+    def verified(claimed: bool) -> Report:
+        adapter = DataAdapter(POINTS, ENERGY, rebuild=_rebuilt, blocks=blocks, time_reversal=claimed)
+        return _verify(Pairs(), _rebuilt(_graph()), adapter, "time_reversal", "rotation")
+
+    assert [c.name for c in verified(True).failures] == failed
+    assert "time_reversal = True" in verified(False).skipped["time_reversal"]
 
 
 def test_unknown_level_names_the_nearest() -> None:

@@ -39,6 +39,10 @@ class Messages(nn.Module):
             weight = weight * (1 + 0.1 * torch.arange(len(weight), dtype=weight.dtype)[:, None])
         if self.fault == "cell":
             weight = weight * (1 + graph.cell[0].norm())
+        if self.fault == "angle of the cell":
+            weight = weight * (1 + torch.cosine_similarity(graph.cell[:, 0], graph.cell[:, 1]).mean())
+        if self.fault == "home cell":
+            weight = weight * (1 + 0.1 * (graph.edge_shift == 0).all(1, keepdim=True))
         if self.fault == "statistics":
             weight = weight / weight.mean()
         field = torch.zeros_like(graph.pos).index_add(0, i, weight * vectors)
@@ -88,6 +92,7 @@ def test_sound_graph_network_passes_every_check() -> None:
     assert failures == [], report.to_text()
     applied = {c.name for c in report.checks}
     assert {"rotation", "translation", "node_permutation", "edge_permutation", "supercell", "far_fragment"} <= applied
+    assert {"cell_choice", "modes", "history"} <= applied
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,8 @@ def test_sound_graph_network_passes_every_check() -> None:
         ("index order", "node_permutation"),
         ("edge order", "edge_permutation"),
         ("cell", "supercell"),
+        ("angle of the cell", "cell_choice"),
+        ("home cell", "cell_choice"),
         ("statistics", "far_fragment"),
     ],
 )
@@ -105,7 +112,11 @@ def test_fault_of_a_graph_network_is_rejected_by_its_check(fault: str, check: st
     assert report.check(check).verdict is Verdict.STRUCTURAL, report.to_text()
 
 
-@pytest.mark.parametrize("fault", ["index order", "edge order", "cell", "statistics"])
+def test_supercells_of_the_same_shape_do_not_see_the_angle_of_a_cell() -> None:
+    assert _verify(Messages("angle of the cell"), checks=["supercell"]).passed
+
+
+@pytest.mark.parametrize("fault", ["index order", "edge order", "cell", "statistics", "angle of the cell", "home cell"])
 def test_rotations_alone_do_not_see_these_faults(fault: str) -> None:
     assert _verify(Messages(fault), checks=["rotation", "inversion"]).passed
 
@@ -206,7 +217,8 @@ def test_network_of_this_package_passes_every_check(spinful: bool) -> None:
     report = verify_model(_network(layout), _graph(layout), trials=6, search=4)
     assert report.passed, report.to_text()
     applied = {c.name for c in report.checks}
-    assert {"hermiticity", "supercell", "far_fragment", "edge_permutation", "pole"} <= applied
+    assert {"hermiticity", "supercell", "cell_choice", "far_fragment", "edge_permutation", "pole"} <= applied
+    assert {"modes", "weights", "history"} <= applied
     assert {"gradient", "finite_difference", "jvp_vjp", "lie_derivative"} <= applied
     assert ("time_reversal" in applied) == spinful
 

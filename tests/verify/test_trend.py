@@ -96,9 +96,12 @@ def test_a_check_that_disappeared_fails_and_a_new_one_does_not():
     assert compare(old, report(rotation=1e-15)).passed
 
 
-def test_a_check_that_is_skipped_now_has_not_disappeared():
-    new = report(rotation=1e-15) | {"skipped": {"translation": "no points"}}
-    assert compare(new, report(rotation=1e-15, translation=1e-15)).passed
+def test_a_check_that_is_skipped_now_fails_with_the_reason_and_one_that_always_was_does_not():
+    new = report(rotation=1e-15) | {"skipped": {"gradient": "the outputs carry no gradient"}}
+    lost = compare(new, report(rotation=1e-15, gradient=1e-15))
+    assert not lost.passed
+    assert "no longer checked: gradient (the outputs carry no gradient)" in lost.message
+    assert compare(new, new).passed
 
 
 def test_reports_that_were_compared_can_be_compared_again():

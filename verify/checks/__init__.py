@@ -4,11 +4,12 @@ from ..runner import Check
 from .budget import budget
 from .forces import force_consistency
 from .gradient import finite_difference, gradient, jvp_vjp
-from .graph import batch_independence, edge_permutation, far_fragment, supercell
+from .graph import batch_independence, cell_choice, edge_permutation, far_fragment, supercell
 from .graph import node_permutation as graph_node_permutation
 from .hamiltonian import hermiticity, time_reversal
 from .hygiene import determinism, dtype_leak, inference, input_mutation, vacuity
 from .lie import lie_derivative
+from .module import history, modes, weights
 from .permutation import node_permutation
 from .pole import pole
 from .search import search
@@ -25,6 +26,9 @@ FUNCTION_CHECKS: dict[str, Check] = {
     "lie_derivative": lie_derivative,
     "determinism": determinism,
     "inference": inference,
+    "history": history,
+    "modes": modes,
+    "weights": weights,
     "input_mutation": input_mutation,
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
@@ -42,6 +46,7 @@ GRAPH_CHECKS: dict[str, Check] = {
     "batch_independence": batch_independence,
     "far_fragment": far_fragment,
     "supercell": supercell,
+    "cell_choice": cell_choice,
     "hermiticity": hermiticity,
     "time_reversal": time_reversal,
     "gradient": gradient,
@@ -51,6 +56,9 @@ GRAPH_CHECKS: dict[str, Check] = {
     "lie_derivative": lie_derivative,
     "determinism": determinism,
     "inference": inference,
+    "history": history,
+    "modes": modes,
+    "weights": weights,
     "input_mutation": input_mutation,
     "dtype_leak": dtype_leak,
     "vacuity": vacuity,
@@ -63,5 +71,7 @@ GRAPH_CHECKS: dict[str, Check] = {
 OPTIONAL_CHECKS: frozenset[str] = frozenset({"budget"})
 """Checks that run only when they are named."""
 
-EXACT_CHECKS: frozenset[str] = frozenset({"rotation", "inversion", "gradient", "lie_derivative", "search", "pole"})
+EXACT_CHECKS: frozenset[str] = frozenset(
+    {"rotation", "inversion", "modes", "weights", "gradient", "lie_derivative", "search", "pole"}
+)
 """Checks that an approximately equivariant model cannot pass; a budget in meV takes their place."""

@@ -24,6 +24,12 @@ Check = Callable[[Context], CheckResult]
 TRIALS = 4
 FACTORS = (1.5, 1.0)  # of the features of the second graph in a batch; the first one that the model can take
 REPEATS = ((2, 1, 1), (1, 2, 1), (2, 1, 2))
+BASES = (
+    ((1, 0, 0), (0, 1, 0), (0, 0, 1)),  # the same lattice vectors, atoms in other cells
+    ((1, 1, 0), (0, 1, 0), (0, -1, 1)),
+    ((0, 0, 1), (1, 0, 0), (0, 1, 0)),
+    ((0, 1, 0), (1, 0, 0), (0, 0, 1)),  # of the other handedness
+)
 _IDENTITY = [1.0, 0.0, 0.0, 0.0]
 
 
@@ -82,7 +88,7 @@ def node_permutation(context: Context) -> CheckResult:
     def sides(order: np.ndarray) -> SidesOf:
         def both(target: Subject, state: State) -> Pair:
             graph = _adapter(target).permute_nodes(state.graph, order)
-            image = GraphState(graph, state.labels[order], state.offsets[order], state.repeats, state.limit)
+            image = replace(state, graph=graph, labels=state.labels[order], offsets=state.offsets[order])
             return target.evaluate([image]), target.evaluate([state])
 
         return both
@@ -99,8 +105,7 @@ def edge_permutation(context: Context) -> CheckResult:
     def sides(trial: int) -> SidesOf:
         def both(target: Subject, state: State) -> Pair:
             graph = _adapter(target).permute_edges(state.graph, np.random.default_rng([context.seed, trial]))
-            image = GraphState(graph, state.labels, state.offsets, state.repeats, state.limit)
-            return target.evaluate([image]), target.evaluate([state])
+            return target.evaluate([replace(state, graph=graph)]), target.evaluate([state])
 
         return both
 
@@ -185,7 +190,9 @@ def far_fragment(context: Context) -> CheckResult:
     """Two atoms a thousand ångström away change nothing at the nodes and edges of the structure."""
     subject = _subject(context)
     if subject.adapter.with_fragment(context.states[0].graph) is None:
-        raise NotApplicable("the adapter cannot add a far fragment")
+        raise NotApplicable(
+            "the adapter cannot add a far fragment: whether an output depends on the size of the system is not tested"
+        )
     if all(s.level not in ("node", "edge") for s in subject.outputs):
         raise NotApplicable("no output belongs to nodes or edges")
 
@@ -194,7 +201,7 @@ def far_fragment(context: Context) -> CheckResult:
         count = _adapter(target).num_nodes(graph)
         labels = np.concatenate([state.labels, np.arange(len(state.labels), count)])
         offsets = np.concatenate([state.offsets, np.zeros((count - len(state.labels), 3), np.int64)])
-        left = target.evaluate([GraphState(graph, labels, offsets, state.repeats, state.limit)])
+        left = target.evaluate([replace(state, graph=graph, labels=labels, offsets=offsets)])
         right = target.evaluate([state])
         return _levels(target, left, ("node", "edge"), right), right
 
@@ -207,6 +214,8 @@ def supercell(context: Context) -> CheckResult:
     subject = _subject(context)
     if subject.adapter.tile(context.states[0].graph, REPEATS[0]) is None:
         raise NotApplicable("the graph is not periodic in all three directions, or its adapter has no supercells")
+    if all(s.level == "graph" for s in subject.outputs):
+        raise NotApplicable("no output belongs to nodes or edges or is a total: declare extensive ones as 'total'")
 
     def sides(repeats: tuple[int, int, int]) -> SidesOf:
         def both(target: Subject, state: State) -> Pair:
@@ -216,7 +225,7 @@ def supercell(context: Context) -> CheckResult:
                 graph,
                 np.tile(state.labels, len(offsets)),
                 np.repeat(offsets, n, axis=0),
-                np.array(repeats),
+                np.diag(repeats),
                 state.limit,
             )
             left, base = target.evaluate([image]), target.evaluate([state])
@@ -229,6 +238,27 @@ def supercell(context: Context) -> CheckResult:
         return both
 
     return _compare(context, "supercell", [sides(r) for r in REPEATS])
+
+
+@_on_invented("another choice of the cell")
+def cell_choice(context: Context) -> CheckResult:
+    """Other lattice vectors of the same lattice, and atoms named in other cells, change no output."""
+    subject, rng = _subject(context), context.rng("cell choice")
+    graph, count = context.states[0].graph, subject.num_rows(context.states[0])
+    recell = getattr(subject.adapter, "recell", None)
+    choices = [(np.array(basis), rng.integers(-1, 2, size=(count, 3))) for basis in BASES]
+    if recell is None or recell(graph, *choices[0]) is None:
+        raise NotApplicable("the graph is not periodic in all three directions, or its adapter has no recell")
+
+    def sides(basis: np.ndarray, moves: np.ndarray) -> SidesOf:
+        def both(target: Subject, state: State) -> Pair:
+            graph = _adapter(target).recell(state.graph, basis, moves)  # type: ignore[attr-defined]
+            image = replace(state, graph=graph, offsets=moves, lattice=basis)
+            return target.evaluate([image]), target.evaluate([state])
+
+        return both
+
+    return _compare(context, "cell_choice", [sides(*choice) for choice in choices])
 
 
 def _adapter(subject: Subject) -> GraphAdapter:

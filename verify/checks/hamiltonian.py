@@ -55,7 +55,7 @@ def time_reversal(context: Context) -> CheckResult:
     if not all(np.iscomplexobj(b) for b in blocks.values()):
         raise NotApplicable("the blocks carry no spin")
     if not getattr(getattr(context.subject, "adapter", None), "time_reversal", False):
-        raise NotApplicable("the data need not be time-reversal symmetric")
+        raise NotApplicable("the adapter does not say time_reversal = True: the data may be magnetic")
     scale = float(np.sqrt(np.mean(np.concatenate([np.abs(b).ravel() ** 2 for b in blocks.values()]))))
     errors: dict[str, float] = {}
     for key, block in blocks.items():

@@ -1,10 +1,10 @@
-"""The whole catalogue: M1-M45 (small network), T1-T3, V1-V3, F1-F7 (the method), and the controls."""
+"""The whole catalogue: M1-M48 (small network), T1-T3, V1-V3, F1-F7 (the method), and the controls."""
 
 from __future__ import annotations
 
 from tracegrad.errors import VerificationError, did_you_mean
 
-from . import activations, bases, controls, geometry, gradients, graphs, method, precision
+from . import activations, bases, controls, geometry, gradients, graphs, method, precision, state
 from .kinds import Mutant
 
 FAULTS: tuple[Mutant, ...] = (
@@ -14,9 +14,10 @@ FAULTS: tuple[Mutant, ...] = (
     *precision.MUTANTS,
     *graphs.MUTANTS,
     *gradients.MUTANTS,
+    *state.MUTANTS,
     *method.MUTANTS,
 )
-CONTROLS: tuple[Mutant, ...] = (*controls.CONTROLS, *method.CONTROLS)
+CONTROLS: tuple[Mutant, ...] = (*controls.CONTROLS, *state.CONTROLS, *method.CONTROLS)
 CATALOGUE: dict[str, Mutant] = {mutant.key: mutant for mutant in (*FAULTS, *CONTROLS)}
 """Key -> entry, faults first."""
 

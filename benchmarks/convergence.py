@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
 import re
 import subprocess
@@ -23,7 +22,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.arguments import count
 from benchmarks.environment import environment
-from benchmarks.ledger import read_record
+from benchmarks.ledger import finite, read_record, write_json
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, changed_keys, config_from_dict, load_config
 from tracegrad.errors import ConfigError, TracegradError
@@ -143,7 +142,8 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
     changed = changed_keys(config_from_dict(record["config"], str(folder)), wanted)
     if changed:
         raise ConfigError(f"{folder}: holds another run ({', '.join(changed)}); give another --work")
-    points = read_curve(folder / "history.csv")
+    curve = read_curve(folder / "history.csv")
+    points = [(seconds, error) for seconds, error in curve if error is not None]
     return {
         **asdict(case),
         "title": case.title,
@@ -151,16 +151,19 @@ def run(case: Case, options: argparse.Namespace) -> dict[str, Any]:
         "seconds_to": seconds_to(points),
         "steps": record["steps"],
         "parameters": record["parameters"],
-        "final_val_mae_mev": points[-1][1] if points else None,
+        "final_val_mae_mev": curve[-1][1] if curve else None,
         "test_mae_all_mev": {subset: metrics["mae_all"] for subset, metrics in record["metrics"].items()},
     }
 
 
-def read_curve(path: Path) -> list[tuple[float, float]]:
-    """Points ``(training seconds, validation MAE_all in meV)`` of a history file."""
+def read_curve(path: Path) -> list[tuple[float, float | None]]:
+    """Points ``(training seconds, validation MAE_all in meV)`` of a history file; None for an error that is not finite.
+
+    Such a point is left by a training that then went back to its best weights.
+    """
     with path.open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row.get("val_mae")]
-    return [(float(row["seconds"]), float(row["val_mae"])) for row in rows]
+    return [(float(row["seconds"]), finite(row["val_mae"])) for row in rows]
 
 
 def seconds_to(points: Sequence[tuple[float, float]]) -> dict[str, float | None]:
@@ -177,9 +180,7 @@ def write(target: Path, dataset: str, curves: list[dict[str, Any]]) -> None:
         curves: results of :func:`run`.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    content = {"dataset": dataset, "environment": environment(), "curves": curves}
-    with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    write_json(target, {"dataset": dataset, "environment": environment(), "curves": curves})
     with atomic_write(target.with_suffix(".md")) as temporary:
         temporary.write_text(table(curves), encoding="utf-8")
     for suffix in (".png", ".svg"):
@@ -189,7 +190,7 @@ def write(target: Path, dataset: str, curves: list[dict[str, Any]]) -> None:
 
 
 def table(curves: Sequence[dict[str, Any]]) -> str:
-    """Markdown table of the seconds to each level."""
+    """Markdown table of the seconds to each level; a dash where it was not reached."""
     head = ["run", "parameters", "steps", *(f"s to {level:g} meV" for level in LEVELS), "last (meV)"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for curve in curves:
@@ -197,6 +198,8 @@ def table(curves: Sequence[dict[str, Any]]) -> str:
         last = curve["final_val_mae_mev"]
         cells = [curve["title"], str(curve["parameters"]), str(curve["steps"]), *times]
         lines.append("| " + " | ".join([*cells, "-" if last is None else f"{last:.3f}"]) + " |")
+    if any(curve["final_val_mae_mev"] is None for curve in curves):
+        lines += ["", "A dash in the last column: the last validation gave no finite error, or there was none."]
     return "\n".join(lines) + "\n"
 
 

@@ -99,19 +99,20 @@ class SubmititExecutor:
         return handed
 
 
-def check_executor(kind: str, parameters: Mapping[str, Any]) -> None:
+def check_executor(kind: str, parameters: Mapping[str, Any], planned: bool = False) -> None:
     """Refuse what cannot work here, before anything is written.
 
     Args:
         kind: ``"inline"``, ``"local"`` or ``"slurm"``.
         parameters: of the cluster.
+        planned: whether the runs are only planned, which needs no cluster.
 
     Raises:
         ConfigError: parameters for an executor that takes none, or no such cluster here.
     """
     if parameters and kind != "slurm":
         raise ConfigError(f"--slurm: expected with --executor slurm only, found --executor {kind}; leave it out")
-    if kind == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+    if kind == "slurm" and not planned and not (shutil.which("sbatch") and shutil.which("srun")):
         raise ConfigError("--executor slurm: expected the commands sbatch and srun, found none; use --executor local")
 
 

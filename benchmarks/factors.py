@@ -9,7 +9,7 @@ a time. Trainings that are complete are not repeated, interrupted ones go on.
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from benchmarks.arguments import count
 from benchmarks.convergence import Case, configuration, run
 from benchmarks.environment import environment
+from benchmarks.ledger import write_json
 from benchmarks.plan import FIRST_SEED
 from benchmarks.trials import START, read_trials
 from tracegrad.atomic import atomic_write
@@ -30,6 +31,10 @@ from tracegrad.errors import TracegradError
 FACTORS = Path(__file__).with_name("factors.yaml")
 OF_THE_METHOD = ("model.operator", "model.trace", "training.lambda", "training.trace")  # no effect on the baseline
 UNCHANGED = "recipe as it is"
+CAPTION = (
+    "A dash: no seed ended with a finite validation error. Where some did, the mean is over them, and the change over "
+    "those of them that did with the baseline too."
+)
 
 
 @dataclass(frozen=True)
@@ -39,16 +44,25 @@ class Factor:
     Args:
         name: what it is called in tables.
         overrides: ``section.key=value``.
-        errors: validation MAE_all in meV by setting, one per seed.
+        errors: validation MAE_all in meV by setting, one per seed; None where the last one was not finite.
     """
 
     name: str
     overrides: tuple[str, ...]
-    errors: Mapping[str, tuple[float, ...]]
+    errors: Mapping[str, tuple[float | None, ...]]
 
-    def change(self, setting: str, baseline: str) -> float:
-        """Mean error of a setting over that of the baseline, minus one."""
-        return statistics.mean(self.errors[setting]) / statistics.mean(self.errors[baseline]) - 1
+    def pairs(self, setting: str, baseline: str) -> list[tuple[float, float]]:
+        """Errors of a setting and of the baseline, of the seeds for which both are finite."""
+        both = zip(self.errors[setting], self.errors[baseline], strict=True)
+        return [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+
+    def change(self, setting: str, baseline: str) -> float | None:
+        """Mean error of a setting over that of the baseline, minus one, of their pairs; None without any."""
+        pairs = self.pairs(setting, baseline)
+        if not pairs:
+            return None
+        ours, theirs = zip(*pairs, strict=True)
+        return float(statistics.mean(ours) / statistics.mean(theirs) - 1)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -85,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             configuration(case, options)  # mistakes show before any training
         for factor, cases in planned:
             errors = {
-                setting: tuple(float(run(case, options)["final_val_mae_mev"]) for case in seeds)
+                setting: tuple(run(case, options)["final_val_mae_mev"] for case in seeds)
                 for setting, seeds in cases.items()
             }
             found.append(replace(factor, errors=errors))
@@ -131,8 +145,7 @@ def write(target: Path, options: argparse.Namespace, settings: Sequence[str], fa
         "environment": environment(),
         "factors": [{"name": f.name, "overrides": f.overrides, "val_mae_mev": f.errors} for f in factors],
     }
-    with atomic_write(target) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_json(target, content)
     with atomic_write(target.with_suffix(".md")) as temporary:
         temporary.write_text(table(settings, factors), encoding="utf-8")
     with atomic_write(target.with_suffix(".png")) as temporary:
@@ -140,20 +153,33 @@ def write(target: Path, options: argparse.Namespace, settings: Sequence[str], fa
 
 
 def table(settings: Sequence[str], factors: Sequence[Factor]) -> str:
-    """Markdown table: error of the baseline in meV, of the others with their change against it."""
+    """Markdown table: error of the baseline in meV, of the others with their change over the seeds that both have."""
     lines = ["| condition | " + " | ".join(settings) + " |", "|---|" + "---|" * len(settings)]
     for factor in factors:
         cells = [_spread(factor.errors[settings[0]])]
         for setting in settings[1:]:
-            change = 100 * factor.change(setting, settings[0])
-            cells.append(f"{_spread(factor.errors[setting])} ({change:+.1f} %)")
+            cells.append(_spread(factor.errors[setting]) + _change(factor, setting, settings[0]))
         lines.append(f"| {factor.name} | " + " | ".join(cells) + " |")
+    if any(error is None for factor in factors for errors in factor.errors.values() for error in errors):
+        lines += ["", CAPTION]
     return "\n".join(lines) + "\n"
 
 
-def _spread(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.3f}"
-    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
+def _spread(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    spread = f" ± {statistics.stdev(known):.3f}" if len(known) > 1 else ""
+    missing = f" ({len(known)} of {len(values)} seeds)" if len(known) < len(values) else ""
+    return f"{statistics.mean(known):.3f}{spread}{missing}"
+
+
+def _change(factor: Factor, setting: str, baseline: str) -> str:
+    change, pairs, errors = factor.change(setting, baseline), factor.pairs(setting, baseline), factor.errors[setting]
+    if change is None:
+        return ""
+    fewer = len(pairs) < sum(error is not None for error in errors)
+    return f" ({100 * change:+.1f} %{f' over {len(pairs)} of {len(errors)} seeds' if fewer else ''})"
 
 
 def draw(settings: Sequence[str], factors: Sequence[Factor], dataset: str) -> Figure:
@@ -162,10 +188,11 @@ def draw(settings: Sequence[str], factors: Sequence[Factor], dataset: str) -> Fi
     axis = figure.subplots()
     for k, setting in enumerate(settings[1:]):
         height = [row + 0.18 * (k - (len(settings) - 2) / 2) for row in range(len(factors))]
-        axis.plot([100 * f.change(setting, settings[0]) for f in factors], height, "o", ms=5, label=setting)
+        changes = [factor.change(setting, settings[0]) for factor in factors]
+        axis.plot([math.nan if c is None else 100 * c for c in changes], height, "o", ms=5, label=setting)
         for y, factor in zip(height, factors, strict=True):
-            pairs = zip(factor.errors[setting], factor.errors[settings[0]], strict=True)
-            axis.plot([100 * (a / b - 1) for a, b in pairs], [y] * len(factor.errors[setting]), "|", color=f"C{k}")
+            pairs = factor.pairs(setting, settings[0])
+            axis.plot([100 * (a / b - 1) for a, b in pairs], [y] * len(pairs), "|", color=f"C{k}")
     axis.axvline(0, color="0.6", lw=0.8, zorder=0)
     axis.set_yticks(range(len(factors)), [factor.name for factor in factors], fontsize=8)
     axis.invert_yaxis()

@@ -207,9 +207,19 @@ class Ledger:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON atomically, readable for people."""
+    """Write a record atomically, readable for people.
+
+    Raises:
+        DataError: it holds a number that is not finite, for which JSON has no form.
+    """
+    try:
+        text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise DataError(
+            f"{path}: expected finite numbers, found another ({error}); nothing is written, measure again"
+        ) from error
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def check_record(path: Path, run: Run, conditions: Conditions) -> dict[str, Any]:
@@ -319,14 +329,15 @@ def read_curve(path: Path) -> dict[str, list[float | None]]:
     with path.open(encoding="utf-8", newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row.get("val_loss")]
     names = ("step", "epoch", "seconds", "train_loss", "val_loss", "val_mae")
-    return {name: [_finite(row.get(name)) for row in rows] for name in names}
+    return {name: [finite(row.get(name)) for row in rows] for name in names}
+
+
+def finite(value: str | float | None) -> float | None:
+    """Convert to a number that can be calculated with; None for an empty field and for what is not finite."""
+    number = float(value) if value not in ("", None) else math.nan
+    return number if math.isfinite(number) else None
 
 
 def _in_any_order(condition: Any) -> Any:
     """Overrides as what they set, the last of each key; anything else as it is."""
     return dict(str(text).partition("=")[::2] for text in condition) if isinstance(condition, list) else condition
-
-
-def _finite(text: str | None) -> float | None:
-    value = float(text) if text else math.nan
-    return value if math.isfinite(value) else None

@@ -8,7 +8,6 @@ of one shape as one batch. Same network, data, schedule and steps; only validati
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from benchmarks.arguments import count
 from benchmarks.environment import environment
+from benchmarks.ledger import finite, write_json
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, load_config
 from tracegrad.data import Dataset, load_dataset
@@ -119,7 +119,7 @@ def train_with(make: Callable[[MatrixShapes], torch.optim.Optimizer], config: Co
         data: database.
 
     Returns:
-        last validation MAE_all in meV, time per optimiser step in ms, and the whole time in s.
+        last validation MAE_all in meV (None: not finite), time per optimiser step in ms, and the whole time in s.
     """
     with tempfile.TemporaryDirectory() as folder:
         run = prepare(config, data, torch.device("cpu"), Path(folder))
@@ -129,7 +129,7 @@ def train_with(make: Callable[[MatrixShapes], torch.optim.Optimizer], config: Co
         fit(run, config, Path(folder))
         maes: list[Tensor | float] = [row["val_mae"] for row in run.supervisor.history if row.get("val_mae")]
     return {
-        "val_mae_mev": float(maes[-1]),
+        "val_mae_mev": finite(float(maes[-1])),
         "optimizer_ms": 1000 * timed.seconds / timed.steps,
         "seconds": run.supervisor.seconds,
     }
@@ -186,16 +186,19 @@ def compare(options: argparse.Namespace) -> None:
         "environment": environment(),
         "rows": rows,
     }
-    for suffix, content in ((".json", json.dumps(record, indent=1) + "\n"), (".md", text)):
-        with atomic_write(options.out / f"optimizers_{options.dataset}{suffix}") as temporary:
-            temporary.write_text(content, encoding="utf-8")
+    target = options.out / f"optimizers_{options.dataset}.json"
+    write_json(target, record)
+    with atomic_write(target.with_suffix(".md")) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     print(text, end="")
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown table of the runs."""
     lines = ["| SOAP | rate | ms in the optimiser per step | validation MAE_all (meV) |", "|---|---|---|---|"]
-    lines += [f"| {r['optimizer']} | {r['rate']:g} | {r['optimizer_ms']:.1f} | {r['val_mae_mev']:.3f} |" for r in rows]
+    for row in rows:
+        error = "not finite" if row["val_mae_mev"] is None else f"{row['val_mae_mev']:.3f}"
+        lines.append(f"| {row['optimizer']} | {row['rate']:g} | {row['optimizer_ms']:.1f} | {error} |")
     return "\n".join(lines) + "\n"
 
 

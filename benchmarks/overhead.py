@@ -9,7 +9,6 @@ keeps validations near 5 % of the time. Rounds alternate; medians are compared.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -23,7 +22,7 @@ import torch
 
 from benchmarks.arguments import count
 from benchmarks.environment import environment
-from tracegrad.atomic import atomic_write
+from benchmarks.ledger import write_json
 from tracegrad.config import Config, load_config
 from tracegrad.data import Dataset, load_dataset
 from tracegrad.errors import TracegradError
@@ -117,8 +116,7 @@ def judge(options: argparse.Namespace) -> int:
         f"{100 * record['around_the_network']:.1f} % around the network (limit {100 * LIMIT:.0f} %)"
     )
     if options.json:
-        with atomic_write(options.json) as temporary:
-            Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, record)
     return int(record["around_the_network"] > LIMIT)
 
 

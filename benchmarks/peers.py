@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from ase.build import molecule
 from torch import Tensor, nn
 
 from benchmarks.environment import environment
-from tracegrad.atomic import atomic_write
+from benchmarks.ledger import write_json
 from verify import Verdict
 from verify.adapter_data import DataAdapter
 from verify.fields import Field
@@ -254,9 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for line in wrong:
         print(f"wrong: {line}", file=sys.stderr)
     if options.json:
-        record = {"rows": [asdict(row) for row in rows], "environment": environment()}
-        with atomic_write(options.json) as temporary:
-            Path(temporary).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, {"rows": [asdict(row) for row in rows], "environment": environment()})
     return int(bool(wrong))
 
 

@@ -9,14 +9,13 @@ refused.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ledger import read_records
+from benchmarks.ledger import read_records, write_json
 from tracegrad.atomic import atomic_write
 from tracegrad.config import Config, changed_keys, config_from_dict
 from tracegrad.errors import DataError, TracegradError
@@ -129,8 +128,7 @@ def write(found: Errors, seed: int, folder: Path) -> None:
         for (dataset, setting), errors in found.items()
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    with atomic_write(folder / "rates.json") as temporary:
-        temporary.write_text(json.dumps({"seed": seed, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / "rates.json", {"seed": seed, "rows": rows})
     with atomic_write(folder / "rates.md") as temporary:
         temporary.write_text(table(found), encoding="utf-8")
 

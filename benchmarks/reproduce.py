@@ -89,7 +89,8 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
         trainer: training command, to which the arguments of each run are appended.
 
     Returns:
-        exit code: 0, 1 when a run failed, 2 for a mistake in the input, 130 when interrupted.
+        exit code: 0, 1 when a run failed or a network did not pass the verifier, 2 for a mistake in the input, 130 when
+        interrupted.
     """
     options = make_parser().parse_args(arguments)
     console = Console(stderr=False)
@@ -120,7 +121,7 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
     controls = _names(options.controls)
     check_controls(controls)
     parameters = _parameters(options.slurm)
-    check_executor(options.executor, parameters)
+    check_executor(options.executor, parameters, planned=options.dry_run)
     if not 0 < options.hours <= LONGEST:
         raise ConfigError(f"--hours: expected a time above 0 and up to {LONGEST} (a year), found {options.hours:g}")
     for config in check_runs(runs, conditions):  # mistakes show before any work starts
@@ -159,19 +160,29 @@ def _reproduce(options: argparse.Namespace, console: Console, trainer: Sequence[
 
 
 def _draw(ledger: Ledger, runs: Sequence[Run]) -> int:
-    """Write bands and verification for the report, and draw it; what cannot be written does not keep it from that."""
-    from benchmarks.bands import write_bands  # the first things here that need torch
-    from benchmarks.verification import write_verification
+    """Write bands and verification for the report, and draw it; what cannot be written does not keep it from that.
 
-    status = 0
-    for write in (write_bands, write_verification):
-        try:
-            write(ledger, runs)
-        except TracegradError as error:
-            print(f"error: {error}", file=sys.stderr)
-            status = 1
+    Returns:
+        exit code of the drawing; where that is 0, 1 for what could not be written and for a network of ``verify.json``
+        that did not pass.
+    """
+    from benchmarks.bands import write_bands  # the first things here that need torch
+    from benchmarks.verification import failing_targets, write_verification
+
+    problems: list[str] = []
+    try:
+        write_bands(ledger, runs)
+    except TracegradError as error:
+        problems.append(f"error: {error}")
+    try:
+        path = write_verification(ledger, runs)
+        problems += failing_targets(path) if path else []
+    except TracegradError as error:
+        problems.append(f"error: {error}")
     drawn = subprocess.run([sys.executable, "-m", "reports", str(ledger.out)], cwd=ROOT, check=False)
-    return drawn.returncode or status
+    for problem in problems:  # below the printed tables, where they are seen
+        print(problem, file=sys.stderr)
+    return drawn.returncode or int(bool(problems))
 
 
 def _plan_controls(names: Sequence[str], runs: Sequence[Run], ledger: Ledger) -> tuple[list[Run], list[str]]:

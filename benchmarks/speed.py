@@ -8,7 +8,6 @@ defaults; one thread unless asked otherwise. Targets are printed beside what was
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor
 from torch_geometric.data import Data
 
+from benchmarks import ledger
 from benchmarks.arguments import count
 from benchmarks.environment import environment
 from benchmarks.networks import inference, launches, loss, network, random_graph, rounds, saved_bytes, training_step
 from benchmarks.page import write_speed
 from benchmarks.variants import MODULES, compiled, cost_of_settings, graph_building, precisions
-from tracegrad.atomic import atomic_write
 from tracegrad.model import GradientInduction, Induction
 from tracegrad.model.e3nn_backend import E3nnDeepHE3, E3nnInduction
 from tracegrad.so3.frames import FrameBlocks
@@ -226,10 +225,9 @@ def _against_public(edges: int, microseconds: float) -> str:
 
 
 def write_json(path: Path, record: dict[str, Any]) -> None:
-    """Write a record, whole or not at all."""
+    """Write a record; its folder is made if missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    ledger.write_json(path, record)
 
 
 def print_rows(rows: Sequence[tuple[str, str, str]]) -> None:

@@ -7,9 +7,11 @@ budget, and only validation data are looked at. Trials that are complete are not
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -63,7 +65,7 @@ def read_trials(path: Path, only: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what is missing, then write JSON, table and plot; the best validation error comes first."""
+    """Run what is missing, then write JSON, table and plot; the best last validation error comes first."""
     options = make_parser().parse_args(arguments)
     try:
         budget = (f"training.max_steps={options.steps}",) if options.steps else ()
@@ -77,12 +79,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         curves = []
         for case in cases:
             curves.append(run(case, options))
-            curves.sort(key=lambda curve: curve["final_val_mae_mev"])
+            curves.sort(key=_last_error)
             write(options.out / f"trials_{options.dataset}_{options.setting}.json", options.dataset, curves)
     except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _last_error(curve: Mapping[str, Any]) -> float:
+    """Error that the trials are ordered by; one that is not finite comes last."""
+    error = curve["final_val_mae_mev"]
+    return math.inf if error is None else float(error)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ held against is that MAE, so PASS means "rotating a structure changes less than 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +20,12 @@ from tracegrad.errors import DataError
 from tracegrad.model import build_model
 from tracegrad.model.build import NetworkConfig
 from tracegrad.training.checkpoint import load_checkpoint
+from verify.result import Verdict, worst
 from verify.targets import Target, checkpoint_target
 
 VERIFIED = ("DeepHE3+TraceGrad", "HarmoSE", "HarmoSE+TraceGrad")  # of every database, the first run with a checkpoint
 CHECKS = ["rotation", "inversion", "translation", "node_permutation", "edge_permutation", "hermiticity", "vacuity"]
+MEASURED = "budget"  # the check of an approximate network against its MAE, which a short training may not reach
 TRIALS = 4
 ATOMS = 6
 
@@ -52,17 +54,43 @@ def write_verification(ledger: Ledger, runs: Sequence[Run]) -> Path | None:
     checks = [
         {**check, "name": f"{report['target']}: {check['name']}"} for report in reports for check in report["checks"]
     ]
-    verdict = max(reports, key=lambda report: bool(report["exit_code"]))["verdict"]
+    verdict = worst(Verdict(report["verdict"]) for report in reports).value
     content = {"target": "trained networks of this sweep", "verdict": verdict, "checks": checks, "reports": reports}
     write_json(path, content)
     return path
+
+
+def failing_targets(path: Path) -> list[str]:
+    """Say which networks of a ``verify.json`` did not pass.
+
+    Args:
+        path: result of :func:`write_verification`.
+
+    Returns:
+        a line per network with its verdict, what failed, and where the report is; none where all passed. How far an
+        approximate network has learned to be equivariant is measured and no failure; all else of it has to pass.
+    """
+    reports = json.loads(path.read_bytes())["reports"]
+    found = {report["target"]: _failure(report) for report in reports}
+    return [f"verification failed: {target}: {what}; see {path}" for target, what in found.items() if what]
+
+
+def _failure(report: Mapping[str, Any]) -> str:
+    """Verdict on one network and the checks that failed; empty where none did."""
+    if report["verdict"] == Verdict.HARNESS_NOISE:
+        return f"{report['verdict']} (the verifier's own self-check failed)"
+    if not report["checks"]:
+        return f"{report['verdict']} (no check ran)"
+    verdicts = {check["name"]: Verdict(check["verdict"]) for check in report["checks"] if check["name"] != MEASURED}
+    failed = {name: verdict for name, verdict in verdicts.items() if verdict is not Verdict.PASS}
+    return f"{worst(failed.values())} ({', '.join(failed)})" if failed else ""
 
 
 def _earlier(path: Path) -> list[dict[str, Any]]:
     """Reports of a ``verify.json`` that an earlier sweep of this folder wrote."""
     try:
         reports = json.loads(path.read_bytes())["reports"]
-        if all(isinstance(report["checks"], list) and isinstance(report["target"], str) for report in reports):
+        if all(_is_report(report) for report in reports):
             return list(reports)
     except (OSError, ValueError, KeyError, TypeError):
         pass
@@ -70,6 +98,13 @@ def _earlier(path: Path) -> list[dict[str, Any]]:
         f"{path}: expected the verifier's reports on the networks of this sweep, found something else; move the file "
         "away and go on with --resume"
     )
+
+
+def _is_report(report: Mapping[str, Any]) -> bool:
+    """Say whether a report has what is read of it: a target, a verdict, and checks."""
+    checks = report["checks"]
+    known = isinstance(report["target"], str) and report["verdict"] in [*Verdict] and isinstance(checks, list)
+    return known and all("name" in check and check["verdict"] in [*Verdict] for check in checks)
 
 
 def _reports(ledger: Ledger, run: Run) -> list[dict[str, Any]]:

@@ -21,9 +21,11 @@ from reports.render import (
     TEST_CAPTION,
     TEST_HEAD,
     caption,
+    change_note,
     change_text,
     error_text,
     mean_of,
+    seeds_note,
     seeds_text,
     summary_text,
     test_cells,
@@ -139,21 +141,23 @@ def _row(table: Table, row: Row, ids: Mapping[Path, str]) -> str:
     """Cells of one row; our numbers are links to their runs."""
     test = table.over_seeds(row)
     sure = test is not None and test.p_t is not None and test.p_t < SIGNIFICANT
+    by_seed = {record.seed: record for record in row.records}
     cells = [f'<td class="name">{html.escape(text)}</td>' for text in (row.dataset, row.subset, row.method)]
     for metric in METRICS:
         cell = row.cells[metric]
         if cell.summary is None:
             cells.append(f'<td class="missing">{EMPTY}</td>')
             continue
-        runs = [ids[record.path] for record in row.records]
+        runs = [ids[by_seed[seed].path] for seed in cell.seeds]
         values = ", ".join(
-            f"seed {record.seed}: {error_text(value)}"
-            for record, value in zip(row.records, cell.summary.values, strict=True)
+            f"seed {seed}: {error_text(value)}" for seed, value in zip(cell.seeds, cell.summary.values, strict=True)
         )
         what = html.escape(f"{row.method}, {row.dataset} {row.subset}, {HEADINGS[metric]} in meV; {values}", quote=True)
         link = f'<a class="number" href="#{runs[0]}" data-runs="{" ".join(runs)}" data-what="{what}">'
         coloured = sure and metric == "mae_all"  # what the test over seeds is about
-        cells.append(f"<td>{link}{summary_text(cell.summary)}</a>{_change(cell.change, coloured)}</td>")
+        kind = "soft" if not coloured or cell.change is None else "better" if cell.change < 0 else "worse"
+        notes = _note(seeds_note(row, metric)) + _note(change_note(row, metric), kind)
+        cells.append(f"<td>{link}{summary_text(cell.summary)}</a>{notes}</td>")
     cells.append(f"<td{'' if row.records else ' class=missing'}>{seeds_text(row)}</td>")
     for attribute in ("parameters", "train_seconds"):
         value = mean_of(row, attribute)
@@ -162,16 +166,14 @@ def _row(table: Table, row: Row, ids: Mapping[Path, str]) -> str:
         cells.append(f"<td>{row.equivariance.text if row.equivariance else EMPTY}</td>")
     for metric in METRICS:
         cell = row.cells[metric]
-        cells.append(f'<td class="paper">{error_text(cell.paper)}{_change(cell.paper_change)}</td>')
+        change = "" if cell.paper_change is None else change_text(cell.paper_change)
+        cells.append(f'<td class="paper">{error_text(cell.paper)}{_note(change)}</td>')
     return "".join(cells)
 
 
-def _change(change: float | None, coloured: bool = False) -> str:
-    """Relative change with its sign; nothing where there is none."""
-    if change is None:
-        return ""
-    kind = "soft" if not coloured else "better" if change < 0 else "worse"
-    return f' <span class="{kind}">({change_text(change)})</span>'
+def _note(text: str, kind: str = "soft") -> str:
+    """Text in brackets, such as a relative change; nothing where there is none."""
+    return f' <span class="{kind}">({text})</span>' if text else ""
 
 
 def _grid(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

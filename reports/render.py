@@ -57,11 +57,30 @@ def mean_of(row: Row, attribute: str) -> float | None:
     return math.fsum(values) / len(values) if values else None
 
 
-def ours_text(row: Row, metric: str) -> str:
-    """Format our value of a metric with its relative change in brackets."""
+def seeds_note(row: Row, metric: str) -> str:
+    """Say over how many seeds a mean is, ``2 of 3 seeds``, where other means on the same data are over more.
+
+    Empty where none is missing, and for the one run of a row, which has no deviation.
+    """
+    count = len(row.cells[metric].seeds)
+    fewer = 0 < count < len(row.records) or 1 < count < row.most
+    return f"{count} of {row.most} seeds" if fewer else ""
+
+
+def change_note(row: Row, metric: str) -> str:
+    """Format the relative change of our value, with the number of seeds where the value itself is over more."""
     cell = row.cells[metric]
-    change = "" if cell.change is None else f" ({change_text(cell.change)})"
-    return summary_text(cell.summary) + change
+    if cell.change is None:
+        return ""
+    count = len(cell.change_seeds)
+    return change_text(cell.change) + (f" over {count} of {row.most} seeds" if count < len(cell.seeds) else "")
+
+
+def ours_text(row: Row, metric: str, with_change: bool = True) -> str:
+    """Format our value of a metric with, in brackets, missing seeds and the relative change."""
+    notes = [seeds_note(row, metric), change_note(row, metric) if with_change else ""]
+    text = ", ".join(note for note in notes if note)
+    return summary_text(row.cells[metric].summary) + (f" ({text})" if text else "")
 
 
 def paper_text(row: Row, metric: str) -> str:
@@ -104,15 +123,37 @@ def equivariance_text(rows: Sequence[Row]) -> str:
 
 
 def caption(table: Table) -> str:
-    """Explain units, references and empty rows of a table."""
+    """Explain units, references, missing seeds and empty cells of a table."""
     return (
         "Errors in meV, mean ± sample standard deviation over seeds; in brackets the change relative to "
         f"{table.layout.reference} over the seeds that both have. "
         f"The cha metrics are taken on the structure and the block where {BASELINE} of the same seed is worst. "
         f"Columns marked “{PAPER}” are quoted and belong to other data: compare the changes, not the errors. "
-        f"{EMPTY} stands where there is no value: not run, or not in the paper. "
+        f"{_missing_seeds_text(table)}{EMPTY} stands where there is no value: {_empty_text(table)}. "
         f"Seconds are wall times, which other work on the machine lengthens.{equivariance_text(table.rows)}"
     )
+
+
+def _missing_seeds_text(table: Table) -> str:
+    """Explain the notes on seeds; empty where no cell has one."""
+    cells = [(row, metric) for row in table.rows for metric in METRICS]
+    if not any(seeds_note(*cell) or "seeds" in change_note(*cell) for cell in cells):
+        return ""
+    return (
+        "Where seeds are missing, the number of those behind a mean or a change stands beside it; a single run has no "
+        f"±. The cha metrics are over the seeds that {BASELINE} has too. "
+    )
+
+
+def _empty_text(table: Table) -> str:
+    """Name what a dash stands for in a table."""
+    trained = [row for row in table.rows if row.records]
+    meanings = ["not run", "not in the paper"]
+    if any(row.cells[metric].summary is None for row in trained for metric in METRICS):
+        meanings.append(f"a cha metric without {BASELINE} of the same seed or without errors by structure or block")
+    if table.approximate and not all(row.equivariance for row in trained):
+        meanings.append("not verified")
+    return f"{', '.join(meanings[:-1])}, or {meanings[-1]}"
 
 
 TEST_HEAD = ("pair", "over", "n", "mean difference (meV)", "t", "p (t)", "Wilcoxon W", "p (Wilcoxon)")
@@ -158,7 +199,7 @@ def frame(tables: Sequence[Table]) -> pd.DataFrame:
         tables: tables of any comparisons.
 
     Returns:
-        a frame whose column names carry the units.
+        a frame whose column names carry the units; columns ``..._seeds`` only where seeds of a row are missing.
     """
     lines = []
     for table in tables:
@@ -183,6 +224,10 @@ def frame(tables: Sequence[Table]) -> pd.DataFrame:
                 line[f"{metric}_change"] = cell.change
                 line[f"{metric}_paper_other_data_mev"] = cell.paper
                 line[f"{metric}_paper_other_data_change"] = cell.paper_change
+                if cell.summary and len(cell.seeds) < len(row.records):
+                    line[f"{metric}_seeds"] = " ".join(map(str, cell.seeds))
+                if cell.change is not None and len(cell.change_seeds) < len(cell.seeds):
+                    line[f"{metric}_change_seeds"] = " ".join(map(str, cell.change_seeds))
             if row.equivariance:
                 line["equivariance_error_before_training_mev"] = row.equivariance.before
                 line["equivariance_error_mev"] = row.equivariance.after

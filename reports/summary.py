@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from reports.render import EMPTY, change_text, equivariance_text, markdown_grid, ours_text, summary_text
+from reports.render import EMPTY, change_text, equivariance_text, markdown_grid, ours_text
 from reports.tables import Row, Table, steps_text
 from tracegrad.atomic import atomic_write
 
@@ -58,14 +58,13 @@ def _lines(table: Table, controls: Sequence[str]) -> list[list[str]]:
 
 
 def _cell(row: Row | None) -> str:
-    """Mean, deviation and change of one row, no change where there is no network; a dash where it was not run."""
+    """Mean, deviation, missing seeds and change of one row; a dash where it was not run.
+
+    What has no network has no change.
+    """
     if row is None or not row.records:
         return EMPTY
-    return (
-        ours_text(row, METRIC)
-        if any(run.parameters for run in row.records)
-        else summary_text(row.cells[METRIC].summary)
-    )
+    return ours_text(row, METRIC, with_change=any(run.parameters for run in row.records))
 
 
 def write_summary(tables: Sequence[Table], folder: Path) -> Path:

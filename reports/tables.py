@@ -65,12 +65,16 @@ class Cell:
             reference itself and without such a seed.
         paper: the published value, meV; None where the paper has none.
         paper_change: its relative change against the published value of the reference method.
+        seeds: seeds of our values, in their order.
+        change_seeds: seeds that the change is over.
     """
 
     summary: Summary | None = None
     change: float | None = None
     paper: float | None = None
     paper_change: float | None = None
+    seeds: tuple[int, ...] = ()
+    change_seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,7 @@ class Row:
         cells: by metric name.
         records: the runs behind the row, ordered by seed.
         equivariance: what the verifier measured where the network is approximate by design.
+        most: largest number of runs of any method on the same subset.
     """
 
     dataset: str
@@ -92,6 +97,7 @@ class Row:
     cells: Mapping[str, Cell]
     records: tuple[RunRecord, ...] = ()
     equivariance: EquivarianceError | None = None
+    most: int = 0
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,9 @@ def build_tables(
 ) -> list[Table]:
     """Build every table that at least one record belongs to; rows without a record stay, empty.
 
+    A mean is over all seeds of its row; of a challenging metric over those that the baseline was trained with too. A
+    relative change compares the means over the seeds that a row and its reference both have.
+
     Args:
         comparison: what the records share.
         records: the records of that comparison.
@@ -216,10 +225,11 @@ def _build_table(
         baselines = {record.seed: record for record in select(records, dataset=dataset, label=BASELINE)}
         values = {label: _by_seed(runs, subset, baselines) for label, runs in chosen.items()}
         paper = {label: published.get((layout.number, dataset, subset, label), {}) for label in chosen}
+        most = max(map(len, chosen.values()))
         for label, runs in chosen.items():
             cells = {m: _cell(m, label, layout.reference, values, paper) for m in METRICS}
             measured = equivariance.get(f"{dataset} {label}") if runs else None
-            rows.append(Row(dataset, subset, label, cells, tuple(runs), measured))
+            rows.append(Row(dataset, subset, label, cells, tuple(runs), measured, most))
         found = _tests(chosen, subset)
         if found:
             tests[dataset, subset] = found
@@ -238,15 +248,15 @@ def _cell(
     quoted, quoted_base = paper[label].get(metric), paper.get(reference, {}).get(metric)
     summary = Summary(tuple(ours.values())) if ours else None
     if label == reference:
-        return Cell(summary, None, quoted, None)
+        return Cell(summary, None, quoted, None, tuple(ours))
     common = sorted(ours.keys() & base.keys())
     change = relative_change(sum(ours[seed] for seed in common), sum(base[seed] for seed in common))  # none: 0 / 0
     paper_change = relative_change(quoted, quoted_base) if quoted is not None and quoted_base is not None else None
-    return Cell(summary, change, quoted, paper_change)
+    return Cell(summary, change, quoted, paper_change, tuple(ours), tuple(common))
 
 
 def _by_seed(runs: Sequence[RunRecord], subset: str, baselines: Mapping[int, RunRecord]) -> dict[str, dict[int, float]]:
-    """Collect the three metrics by seed; a metric that some seed cannot give is left out."""
+    """Collect the three metrics by seed; the challenging ones of the seeds with a baseline, none without any."""
     columns: dict[str, dict[int, float]] = {metric: {} for metric in METRICS}
     for run in runs:
         metrics = run.subsets[subset]
@@ -255,7 +265,7 @@ def _by_seed(runs: Sequence[RunRecord], subset: str, baselines: Mapping[int, Run
         if baseline is not None and subset in baseline.subsets:
             for metric, value in challenging(metrics, baseline.subsets[subset]).items():
                 columns[metric][run.seed] = value
-    return {metric: values for metric, values in columns.items() if values and len(values) == len(runs)}
+    return {metric: values for metric, values in columns.items() if values}
 
 
 def challenging(metrics: SubsetMetrics, baseline: SubsetMetrics) -> dict[str, float]:

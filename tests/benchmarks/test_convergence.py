@@ -22,12 +22,14 @@ from benchmarks.convergence import (
     run,
     seconds_to,
     table,
+    write,
 )
 from benchmarks.convergence import cases as make_cases
+from benchmarks.ledger import write_json
 from benchmarks.trials import TRIALS, read_trials
 from benchmarks.trials import main as trials_main
 from tracegrad.config import load_config
-from tracegrad.errors import ConfigError
+from tracegrad.errors import ConfigError, DataError
 
 HISTORY = "step,seconds,val_mae\n10,1.5,12.0\n15,2.0,\n20,3.0,4.5\n30,6.0,5.5\n40,9.0,1.9\n"
 
@@ -38,6 +40,44 @@ def test_a_level_is_reached_at_its_first_validation(tmp_path: Path) -> None:
     points = read_curve(tmp_path / "history.csv")
     assert points == [(1.5, 12.0), (3.0, 4.5), (6.0, 5.5), (9.0, 1.9)]
     assert seconds_to(points) == {"10": 3.0, "5": 3.0, "2": 9.0, "1": None}
+
+
+def strict(path: Path) -> Any:
+    """Read JSON and refuse NaN and Infinity, which Python's reader takes and no other has to."""
+    return json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda word: pytest.fail(f"{word} in {path}"))
+
+
+@pytest.mark.parametrize(
+    ("end", "final", "cell"),
+    [("50,12.0,nan\n", None, "| - |"), ("50,12.0,inf\n", None, "| - |"), ("", 1.9, "| 1.900 |")],
+    ids=["nan", "inf", "control"],
+)
+def test_a_validation_without_a_finite_error_has_no_point_and_ends_with_none(
+    tmp_path: Path, finished: Callable[..., dict[str, Any]], end: str, final: float | None, cell: str
+) -> None:
+    options = make_parser().parse_args(["--work", str(tmp_path), "--recipes", "fast"])
+    (case,) = make_cases(options)
+    folder = tmp_path / case.name
+    folder.mkdir()
+    (folder / "history.csv").write_text(HISTORY.replace("30,6.0,5.5", "30,6.0,nan") + end, encoding="utf-8")
+    record = finished(config=configuration(case, options).to_dict())
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    curve = run(case, options)
+    assert curve["points"] == [(1.5, 12.0), (3.0, 4.5), (9.0, 1.9)]
+    assert curve["final_val_mae_mev"] == final
+    text = table([curve])
+    assert cell in text
+    assert ("A dash in the last column" in text) == (final is None)
+    write(tmp_path / "out" / "convergence.json", "MG", [curve])
+    assert strict(tmp_path / "out" / "convergence.json")["curves"][0]["seconds_to"]["2"] == 9.0
+
+
+def test_a_record_with_a_number_that_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    path = tmp_path / "record.json"
+    write_json(path, {"value": 1.0})  # control
+    with pytest.raises(DataError, match=r"record\.json: expected finite numbers"):
+        write_json(path, {"value": float("nan")})
+    assert strict(path) == {"value": 1.0}
 
 
 def test_a_level_that_was_not_reached_has_no_time() -> None:
@@ -135,8 +175,10 @@ def test_trials_are_ordered_by_their_error_and_keep_their_curves(
         "rate 0.1",
         "--only",
         "float64",
+        "--only",
+        "no warm-up",
     ]
-    for name, error in (("rate 0.1", 3.0), ("float64", 2.0)):
+    for name, error in (("rate 0.1", 3.0), ("float64", 2.0), ("no warm-up", "nan")):
         folder = tmp_path / "work" / Case("MG", "DeepHE3", "fast", 60.0, (), name).name
         folder.mkdir(parents=True)
         (folder / "history.csv").write_text(f"step,seconds,val_mae\n10,1.5,{error}\n", encoding="utf-8")
@@ -144,6 +186,7 @@ def test_trials_are_ordered_by_their_error_and_keep_their_curves(
         record = finished(config=configuration(case, make_parser().parse_args([])).to_dict())
         (folder / "run.json").write_text(json.dumps(record))
     assert trials_main(words) == 0
-    content = json.loads((tmp_path / "out" / "trials_MG_DeepHE3.json").read_text(encoding="utf-8"))
-    assert [curve["title"] for curve in content["curves"]] == ["float64", "rate 0.1"]
+    content = strict(tmp_path / "out" / "trials_MG_DeepHE3.json")
+    assert [curve["title"] for curve in content["curves"]] == ["float64", "rate 0.1", "no warm-up"]
+    assert [curve["final_val_mae_mev"] for curve in content["curves"]] == [2.0, 3.0, None]
     assert (tmp_path / "out" / "trials_MG_DeepHE3.png").stat().st_size > 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,32 @@ def test_repeats_are_shown_with_their_spread() -> None:
     assert factor.change("DeepHE3+TraceGrad", "DeepHE3") == pytest.approx(1.0)
     assert "| wide | 1.500 ± 0.707 | 3.000 ± 0.000 (+100.0 %) |" in table(SETTINGS, [factor])
     assert len(draw(SETTINGS, [factor], "MG").axes[0].lines) == 3  # mean, seeds, zero
+
+
+def test_seeds_without_a_finite_error_are_left_out_and_said() -> None:
+    """Means are over the seeds with an error, changes over those of both; a dash stands where there is none."""
+    some = Factor("some", (), {"DeepHE3": (1.0, None, 3.0), "DeepHE3+TraceGrad": (1.5, 4.0, 4.5)})
+    none = Factor("none", (), {"DeepHE3": (1.0, 2.0, 3.0), "DeepHE3+TraceGrad": (None, None, None)})
+    whole = Factor("whole", (), {"DeepHE3": (1.0, 2.0, 3.0), "DeepHE3+TraceGrad": (1.0, 2.0, 3.0)})
+    text = table(SETTINGS, [some, none])
+    assert "| some | 2.000 ± 1.414 (2 of 3 seeds) | 3.333 ± 1.607 (+50.0 % over 2 of 3 seeds) |" in text
+    assert "| none | 2.000 ± 1.000 | - |" in text
+    assert "A dash: no seed ended with a finite validation error." in text
+    assert "A dash" not in table(SETTINGS, [whole])  # control
+    means = draw(SETTINGS, [some, none], "MG").axes[0].lines[0].get_xdata()
+    assert [means[0], math.isnan(means[1])] == [pytest.approx(50.0), True]
+
+
+def test_a_training_that_ends_without_a_finite_error_leaves_null_in_the_record(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = tmp_path / "work" / "MG_DeepHE3_TraceGrad_wide_seed_42" / "history.csv"
+    history.write_text("step,seconds,val_mae\n10,1.5,0.5\n20,3.0,nan\n", encoding="utf-8")
+    assert main(command) == 0
+    assert "| wide | 1.000 | - |" in capsys.readouterr().out
+    text = (tmp_path / "out" / "factors_MG.json").read_text(encoding="utf-8")
+    assert "NaN" not in text
+    assert json.loads(text)["factors"][1]["val_mae_mev"] == {"DeepHE3": [1.0], "DeepHE3+TraceGrad": [None]}
 
 
 @pytest.mark.parametrize("file", [FACTORS, FACTORS.with_name("factors_paper.yaml")], ids=lambda file: file.stem)

@@ -123,6 +123,19 @@ def test_bad_input_is_refused_before_any_training(
     assert trained
 
 
+def test_a_training_that_blew_up_has_no_error_in_table_and_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    errors = iter((None, 1.5, 2.5))
+    monkeypatch.setattr(optimizers, "train_with", lambda *_: {"optimizer_ms": 1.0, "val_mae_mev": next(errors)})
+    assert main(["--preset", "smoke", "--rates", "0.05", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("| not finite |") == 1
+    assert "| 1.500 |" in printed  # control
+    rows = json.loads((tmp_path / "optimizers_MG.json").read_text(encoding="utf-8"))["rows"]
+    assert [row["val_mae_mev"] for row in rows] == [None, 1.5, 2.5]
+
+
 def test_table_and_record_hold_every_optimiser_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--steps", "2", "--preset", "smoke", "--rates", "0.05", "--out", str(tmp_path)]) == 0
     record = json.loads((tmp_path / "optimizers_MG.json").read_text(encoding="utf-8"))

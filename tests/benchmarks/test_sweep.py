@@ -264,6 +264,19 @@ def test_slurm_without_its_commands_is_refused(
     assert "expected the commands sbatch and srun" in capfd.readouterr().err
 
 
+def test_a_plan_for_slurm_is_printed_where_there_is_no_slurm(
+    tmp_path: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = arguments(tmp_path / "out", "--executor", "slurm", "--slurm", "partition=cats", "--dry-run")
+    assert main(words, trainer()) == 0
+    assert "4 to run" in capfd.readouterr().out
+    assert not (tmp_path / "out").exists()
+    wrong = arguments(tmp_path / "out", "--slurm", "partition=cats", "--dry-run")  # control: mistakes are refused
+    assert main(wrong, trainer()) == 2
+    assert "--executor slurm only" in capfd.readouterr().err
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(
     tmp_path: Path, trainer: Trainer, notes: Notes, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -114,6 +114,19 @@ def test_every_number_leads_to_the_runs_it_was_made_from(built: Path) -> None:
     assert [record for record in embedded if "metrics" in record] == records
 
 
+def test_a_number_over_fewer_seeds_leads_to_those_runs_alone(fake_record: Make, write_records: Write) -> None:
+    records = [fake_record(seed=42, lean=True)]
+    records += [fake_record(setting="DeepHE3+Grad", seed=seed, scale=2.0, lean=True) for seed in (41, 42, 43)]
+    folder = write_records(*records)
+    build(folder)
+    found = {what.split("; ")[0]: (what.split("; ")[1], runs) for what, runs in read(folder).numbers}
+    assert found["DeepHE3+Grad, MG all, MAE_cha_sample in meV"] == ("seed 42: 12.00", ["run-2"])
+    assert found["DeepHE3+Grad, MG all, MAE_all in meV"][1] == ["run-1", "run-2", "run-3"]  # control
+    text = (folder / "report.html").read_text(encoding="utf-8")
+    assert '12.00</a> <span class="soft">(1 of 3 seeds)</span> <span class="soft">(+100.0 %)</span>' in text
+    assert '<span class="soft">(+100.0 % over 1 of 3 seeds)</span>' in text
+
+
 def test_all_figures_are_embedded(built: Path) -> None:
     assert read(built).images == [f"{kind} {key}" for kind in ("blocks", "curves", "distance") for key in ("BB", "MG")]
 

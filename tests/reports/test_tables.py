@@ -12,6 +12,7 @@ import pytest
 
 from reports.__main__ import main
 from reports.build import build
+from reports.equivariance import EquivarianceError
 from reports.records import by_comparison, load_records, read_record
 from reports.render import error_text, latex, latex_escape, markdown, p_text, write_tables
 from reports.summary import summary
@@ -64,6 +65,82 @@ def test_challenging_metrics_need_the_baseline_of_the_same_seed(fake_record: Mak
     cells = row_of(table, "MG", "all", "DeepHE3+Grad").cells
     assert cells["mae_all"].summary is not None
     assert cells["mae_cha_sample"].summary is None
+
+
+@pytest.fixture
+def uneven(fake_record: Make, write_records: Write) -> Path:
+    """Three seeds of two settings, two of the baseline, one of a control, and a seed without errors by structure."""
+    records = [fake_record(seed=seed, scale=scale) for seed, scale in ((42, 1.0), (43, 3.0))]
+    records += [fake_record(setting="DeepHE3+Grad", seed=seed, scale=2.0) for seed in (42, 43, 44)]
+    records += [fake_record(setting="DeepHE3+Trace", seed=seed, scale=2.0) for seed in (42, 43, 44)]
+    records[-2]["metrics"]["all"]["per_structure"] = {}
+    return write_records(*records, fake_record(label="DeepHE3 (equal time)"))
+
+
+def test_a_seed_without_a_baseline_takes_no_metric_from_the_others(uneven: Path) -> None:
+    (table,) = tables_of(uneven)
+    base, grad, trace = (row_of(table, "MG", "all", f"DeepHE3{name}").cells for name in ("", "+Grad", "+Trace"))
+    assert base["mae_cha_sample"].seeds == (42, 43)
+    assert grad["mae_all"].seeds == (42, 43, 44)
+    assert grad["mae_cha_sample"].seeds == grad["mae_cha_block"].seeds == (42, 43)
+    assert grad["mae_cha_sample"].summary.values == (12.0, 12.0)
+    assert grad["mae_cha_sample"].change == pytest.approx(12.0 / 12.0 - 1)  # the baseline has 6 and 18
+    assert (trace["mae_cha_sample"].seeds, trace["mae_cha_block"].seeds) == ((42,), (42, 43))
+    assert trace["mae_cha_sample"].change == pytest.approx(12.0 / 6.0 - 1)
+    assert trace["mae_cha_sample"].change_seeds == (42,)
+
+
+def test_means_over_fewer_seeds_than_others_say_so(uneven: Path) -> None:
+    tables = tables_of(uneven)
+    lines = {
+        line.split(" | ")[2]: line.split(" | ")[3:6] for line in markdown(tables[0]).splitlines() if "| MG" in line
+    }
+    assert lines["DeepHE3"][0] == "7.000 ± 4.950 (2 of 3 seeds)"
+    assert lines["DeepHE3+Grad"][:2] == [
+        "7.000 ± 0.000 (+0.0 % over 2 of 3 seeds)",
+        "12.00 ± 0.000 (2 of 3 seeds, +0.0 %)",
+    ]
+    assert lines["DeepHE3+Trace"][1] == "12.00 (1 of 3 seeds, +100.0 %)"
+    assert lines["DeepHE3 (equal time)"][0] == "3.500 (+0.0 %)"  # one run has no deviation
+    assert "Where seeds are missing" in markdown(tables[0])
+    short = summary(tables)
+    assert "| 7.000 ± 4.950 (2 of 3 seeds) |" in short
+    assert "| 7.000 ± 0.000 (+0.0 % over 2 of 3 seeds) |" in short
+    assert r"(2 of 3 seeds, +0.0 \%)" in latex(tables[0])
+
+
+def test_the_csv_names_the_seeds_of_a_mean_where_some_are_missing(uneven: Path) -> None:
+    (path,) = (path for path in write_tables(tables_of(uneven), uneven) if path.name == "table1.csv")
+    frame = pd.read_csv(path).set_index(["dataset", "method"])
+    grad = frame.loc[("MG", "DeepHE3+Grad")]
+    assert (grad["seeds"], grad["mae_cha_sample_seeds"], grad["mae_all_change_seeds"]) == ("42 43 44", "42 43", "42 43")
+    assert pd.isna(frame.loc[("MG", "DeepHE3")]["mae_cha_sample_seeds"])  # all that it has
+
+
+def test_complete_seeds_need_no_words(fake_record: Make, write_records: Write) -> None:
+    """Control: with the same seeds in every row, and controls of one, nothing is said about seeds."""
+    records = [fake_record(setting=s, seed=seed) for s in ("DeepHE3", "DeepHE3+Grad") for seed in (42, 43)]
+    folder = write_records(*records, fake_record(label="DeepHE3 (equal time)"))
+    tables = tables_of(folder)
+    text = markdown(tables[0]) + summary(tables) + latex(tables[0])
+    assert " of 2 seeds" not in text
+    assert "Where seeds are missing" not in text
+    assert "no value: not run, or not in the paper. " in text
+    write_tables(tables, folder)
+    assert "mae_all_change_seeds" not in (folder / "table1.csv").read_text(encoding="utf-8")
+
+
+def test_the_caption_names_what_a_dash_stands_for(fake_record: Make, write_records: Write) -> None:
+    (table,) = tables_of(write_records(fake_record("MM", "HarmoSE")))  # trained, and no DeepHE3 beside it
+    assert row_of(table, "MM", "all", "HarmoSE").cells["mae_cha_block"].summary is None
+    words = "not run, not in the paper, or a cha metric without DeepHE3 of the same seed"
+    assert words in markdown(table)
+    assert words in latex(table)
+    measured = {"MM HarmoSE": EquivarianceError(None, 0.05)}
+    records = load_records(write_records(fake_record("MM", "HarmoSE"), fake_record("MM", "HarmoSE+TraceGrad")) / "runs")
+    (other,) = build_tables(records[0].comparison, records, {}, measured)
+    assert "by structure or block, or not verified. " in markdown(other)
+    assert "not verified" not in markdown(table)
 
 
 def test_changes_compare_the_same_seeds(fake_record: Make, write_records: Write) -> None:

@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch_geometric.data import Data
 
-from tracegrad.data import Blocks, Structure
+from tracegrad.data import Blocks, Structure, load_dataset
 from tracegrad.data.neighbors import neighbor_pairs
 from tracegrad.errors import DataError
 from tracegrad.graph import TargetLayout, build_graph, graph_from_pairs
 from tracegrad.model import predict_blocks
-from tracegrad.model.output import OutputTransform
+from tracegrad.model.output import SMOOTHNESS, OutputTransform
 from tracegrad.so3 import random_rotation, wigner_D, wigner_D_irreps
 
 Maker = Callable[..., Any]
@@ -124,14 +125,78 @@ def test_reference_alone_is_what_a_network_of_zeros_gives(network: Maker) -> Non
     assert not torch.allclose(alone.in_frame(graph)["frame"], zero.in_frame(graph)["frame"])
 
 
-def test_reference_is_exact_on_the_training_distances(network: Maker) -> None:
+@pytest.mark.parametrize(("smoothness", "within"), [(0.0, 1e-6), (SMOOTHNESS, 3e-4)])
+def test_reference_passes_through_the_targets_of_the_training_distances(
+    smoothness: float, within: float, network: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tracegrad.model.output.SMOOTHNESS", smoothness)
     targets = TargetLayout(ORBITALS, False)
     model = zero_network(network, targets)
     graph = build_graph(structure_of(1), targets)
     model.calibrate([graph])
     inner = torch.cat([torch.zeros(4), graph.edge_vectors[4 : len(graph.target_frame)].norm(dim=1)]) < 0.9 * CUTOFF
     error = (model.in_frame(graph)["frame"] - graph.target_frame)[inner].abs().max()
-    assert error < 1e-6 * graph.target_frame.abs().max()
+    assert error < within * graph.target_frame.abs().max()
+
+
+def pairs_along(distances: torch.Tensor, pair_type: int) -> Data:
+    """Return a graph of nothing but pairs of the same two elements, at the distances given."""
+    vectors = torch.nn.functional.pad(distances[:, None], (0, 2))
+    types, none = torch.full((len(distances),), pair_type), torch.zeros(0, dtype=torch.long)
+    return Data(edge_vectors=vectors, edge_type=types, species=none, num_nodes=0)
+
+
+@pytest.fixture(scope="module")
+def molybdenum_disulphide() -> tuple[TargetLayout, list[Data]]:
+    """Graphs of layers whose neighbours stand in shells, far apart beside their width."""
+    dataset = load_dataset("MM")
+    targets = TargetLayout.from_dataset(dataset)
+    return targets, [build_graph(structure, targets) for structure in dataset.train[:4]]
+
+
+def fitted(targets: TargetLayout, graphs: list[Data]) -> OutputTransform:
+    """Return a reference that has been fitted."""
+    transform = OutputTransform(targets, reference=True).double()
+    transform.fit(graphs)
+    return transform
+
+
+def excess(transform: OutputTransform, graphs: list[Data]) -> float:
+    """Largest reference at any distance between the bounds over the largest target, of the worst pair of elements."""
+    distances = torch.linspace(*transform.bounds.tolist(), 2000, dtype=torch.float64)
+    worst = 0.0
+    for pair_type in range(len(transform.pair_splines)):
+        largest = max(
+            float(graph.target_frame[graph.num_nodes :][types == pair_type].abs().max())
+            for graph in graphs
+            for types in [graph.edge_type[graph.num_nodes : len(graph.target_frame)]]
+            if (types == pair_type).any()
+        )
+        reference = transform.reference_pole(pairs_along(distances, pair_type), len(distances))
+        worst = max(worst, float(reference.abs().max()) / largest)
+    return worst
+
+
+def test_reference_between_the_training_distances_is_no_larger_than_the_targets(
+    molybdenum_disulphide: tuple[TargetLayout, list[Data]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert excess(fitted(*molybdenum_disulphide), molybdenum_disulphide[1]) < 1.2
+    monkeypatch.setattr("tracegrad.model.output.SMOOTHNESS", 0.0)  # control
+    assert excess(fitted(*molybdenum_disulphide), molybdenum_disulphide[1]) > 3.0
+
+
+def test_reference_below_the_lengths_of_its_elements_stays_that_of_the_shortest(
+    molybdenum_disulphide: tuple[TargetLayout, list[Data]],
+) -> None:
+    transform = fitted(*molybdenum_disulphide)
+    low, shortest = transform.bounds[0], transform.pair_bounds[0, 0]  # of any pair, of two Mo
+    assert shortest > low + 0.3
+    below = pairs_along(torch.stack([shortest, shortest - 0.1, shortest - 0.3, low]), 0)
+    values = transform.reference_pole(below, 4)
+    assert torch.equal(values, values[:1].expand_as(values))
+    assert values.abs().max() > 1.0
+    transform.pair_bounds[:, 0] = 0.0  # control: as in weights of before
+    assert not torch.allclose(transform.reference_pole(below, 4), values, atol=0.1)
 
 
 def test_reference_vanishes_smoothly_at_the_cutoff(network: Maker) -> None:

@@ -255,7 +255,7 @@ def test_irreps_of_natural_parity_follow_harmonics_through_inversion() -> None:
 
 
 def test_first_use_in_inference_mode_does_not_spoil_later_gradients() -> None:
-    rotations._exchange_matrix.cache_clear()
+    rotations._EXCHANGE_MATRICES.clear()
     R = random_rotation(2)
     with torch.inference_mode():
         wigner_D(2, R)

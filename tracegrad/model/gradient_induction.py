@@ -169,12 +169,12 @@ class GradientInduction(nn.Module):
         Raises:
             ValueError: features of other irreps.
         """
-        if features.shape[-1:] != (self.irreps_in.dim,):
+        if features.shape[-1:] != (self.layout.dim,):
             raise ValueError(
                 f"GradientInduction: expected features (..., {self.irreps_in.dim}) of {self.irreps_in}, found "
                 f"{tuple(features.shape)}; give it the irreps of the features"
             )
-        rows = features.reshape(-1, self.irreps_in.dim)
+        rows = features.reshape(-1, self.layout.dim)
         z, v = self.in_frame(self.layout.split(self.layout.permute(rows)))
         flat = self.layout.unpermute(self.layout.flatten(v))
         return z.reshape(*features.shape[:-1], z.shape[1]), flat.reshape(features.shape)

@@ -4,8 +4,9 @@ r"""From the numbers of the network to eV: a scale and a two-centre reference, b
 
 The reference is the part of the Hamiltonian that the two elements and their distance determine: in the frame of the
 bond only ``m = m'`` survives, that is the components ``M = 0`` of the coupled irreps that are even under the reflection
-through the bond. Each is a cubic spline of the distance, fitted to the training set by least squares; on-site scalars
-are their mean per element. It is exactly equivariant and Hermitian and vanishes at the cutoff with two derivatives.
+through the bond. Each is a cubic spline of the distance, fitted to the training set by least squares; a small penalty
+on the differences of neighbouring coefficients holds it between the shells of training distances. On-site scalars are
+their mean per element. It is exactly equivariant and Hermitian and vanishes at the cutoff with two derivatives.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ NUM_SPLINES = 32
 NUM_SHAPES = 4  # powers of the distance in the logarithm of the scale
 NUM_BINS = 16
 SMALLEST_SCALE = 1e-6  # eV
-RIDGE = 1e-10
+RIDGE = 1e-10  # per pair of atoms
+# Penalty on the squared differences of neighbouring coefficients: of the order of the residual's variance over theirs,
+# and the same for any number of pairs, so that it decides only where there are few or none.
+SMOOTHNESS = 3e-3
 FARTHEST = 1e4  # Å; no pair is as long
 
 
@@ -78,7 +82,9 @@ class OutputTransform(nn.Module):
 
     def reference_pole(self, graph: Data, rows: int) -> Tensor:
         """Two-centre reference of the components ``m = 0``, ``(rows, K_0)``, eV; all others are zero."""
-        pairs = self._of_pairs(self.pair_splines, self._splines(_distances(graph, rows)), graph, rows)
+        low = self.pair_bounds[graph.edge_type[graph.num_nodes : rows], 0]
+        distances = _distances(graph, rows).double().clamp(min=low)  # shorter than any pair of these elements
+        pairs = self._of_pairs(self.pair_splines, self._splines(distances), graph, rows)
         return torch.cat([self.loop_mean[graph.species], pairs])
 
     def scales(self, graph: Data, rows: int) -> Tensor:
@@ -127,9 +133,7 @@ class OutputTransform(nn.Module):
         for pair_type, (r, target) in pairs.items():
             self.pair_bounds[pair_type] = torch.stack([r.min() * (1 - 1e-6), r.max() * (1 + 1e-6)]).to(self.pair_bounds)
             splines = self._splines(r)
-            gram = splines.T @ splines + RIDGE * len(r) * torch.eye(NUM_SPLINES, dtype=splines.dtype)
-            pole = target[:, : self.num_pole] * self.pole_mask.like(target)
-            coefficients = torch.linalg.solve(gram, splines.T @ pole)
+            coefficients = _fit_splines(splines, target[:, : self.num_pole] * self.pole_mask.like(target))
             if self.reference:
                 self.pair_splines[pair_type] = coefficients.to(self.pair_splines)
             residual = self._residual(target, splines @ coefficients)
@@ -203,6 +207,15 @@ class OutputTransform(nn.Module):
 def _distances(graph: Data, rows: int) -> Tensor:
     distances: Tensor = graph.edge_vectors[graph.num_nodes : rows].norm(dim=1)
     return distances
+
+
+def _fit_splines(splines: Tensor, values: Tensor) -> Tensor:
+    """Coefficients ``(NUM_SPLINES, K_0)`` of the least squares with the penalties ``RIDGE`` and ``SMOOTHNESS``."""
+    identity = torch.eye(NUM_SPLINES, dtype=splines.dtype)
+    differences = torch.diff(identity, dim=0)
+    penalty = RIDGE * len(splines) * identity + SMOOTHNESS * differences.T @ differences
+    coefficients: Tensor = torch.linalg.solve(splines.T @ splines + penalty, splines.T @ values)
+    return coefficients
 
 
 def _by_type(types: Tensor) -> list[tuple[int, Tensor]]:

@@ -13,7 +13,9 @@ unnatural parity the reflection carries one more sign, so the even row is ``-m``
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 from e3nn.o3 import Irreps
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 
 from tracegrad.errors import DataError
 from tracegrad.so3.rotations import wigner_D, wigner_D_from_angles
+from tracegrad.so3.traces import is_transient
 
 FrameBlocks = list[Tensor]
 NEAR_POLE = 1e-2  # ratio of the distance from the polar axis to the height, below which angles are poor coordinates
@@ -36,13 +39,21 @@ class FrameLayout:
     """Order of the channels of some irreps, and of their components, in the frame of an edge.
 
     Channels are sorted by degree, natural parity first, otherwise in the order of ``irreps``; the channels of the
-    ``m``-th block are then the last ``widths[m]`` of all channels. Tensors are kept and made outside inference mode, so
-    that a layout first used for a prediction can be trained with.
+    ``m``-th block are then the last ``widths[m]`` of all channels. Tensors are kept, and made with the layout outside
+    inference mode, so that a layout first used for a prediction or in a trace can be trained with.
 
     Args:
         irreps: e3nn irreps, simplified or not; components ``m = -l .. l`` with ``z`` polar.
+
+    Attributes:
+        component_index: position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``.
+        component_channel: channel of every component of the flat frame vector, ``(dim,)``.
+        reversal_signs: signs that the reversal of the edge gives to the components of the flat frame vector,
+            ``(dim,)``. The frame of ``-r`` is the frame of ``r`` turned by ``pi`` about its ``y`` axis: ``(-1)^l`` for
+            ``m >= 0``, ``-(-1)^l`` for ``m < 0``.
     """
 
+    @torch.inference_mode(False)
     def __init__(self, irreps: Irreps | str) -> None:
         self.irreps = Irreps(irreps)
         channels = [
@@ -56,9 +67,16 @@ class FrameLayout:
         self.num_channels = len(order)
         self.lmax = max((l for l, _, _ in self.channels), default=0)
         self.degrees = torch.tensor([l for l, _, _ in self.channels], dtype=torch.long)
-        self.starts = [int((self.degrees < m).sum()) for m in range(self.lmax + 1)]
+        self.starts = [sum(l < m for l, _, _ in self.channels) for m in range(self.lmax + 1)]
         self.widths = [self.num_channels - start for start in self.starts]
         self.dim = self.irreps.dim
+        self.component_index = self._component_index()
+        rows = [torch.arange(self.starts[m], self.num_channels) for m in range(self.lmax + 1)]
+        self.component_channel = torch.cat([r if m == 0 else r.repeat(2) for m, r in enumerate(rows)])
+        self.reversal_signs = self._reversal_signs()
+        # channels of every group in every block
+        self._group_sizes = [[mul for mul, l, _ in self.groups if l >= m] for m in range(self.lmax + 1)]
+        self._layouts: dict[str, FrameLayout] = {}
 
     @cached_property
     def groups(self) -> list[tuple[int, int, bool]]:
@@ -76,20 +94,26 @@ class FrameLayout:
         """The irreps of the channels in the order of the frame, simplified."""
         return Irreps([(mul, (l, (-1) ** l if natural else -((-1) ** l))) for mul, l, natural in self.groups])
 
-    @cached_property
+    @property
     def without_scalars(self) -> FrameLayout:
         """Layout of the channels with ``l > 0`` alone."""
-        return FrameLayout(Irreps([entry for entry in self.sorted_irreps if entry.ir.l > 0]))
+        return self._layout("without_scalars", lambda: [entry for entry in self.sorted_irreps if entry.ir.l > 0])
 
-    @cached_property
+    @property
     def doubled(self) -> FrameLayout:
         """Layout with every irrep twice: the channels of one source, then those of another."""
-        return FrameLayout(Irreps([(2 * mul, ir) for mul, ir in self.sorted_irreps]))
+        return self._layout("doubled", lambda: [(2 * mul, ir) for mul, ir in self.sorted_irreps])
 
-    @cached_property
-    @torch.inference_mode(False)
-    def component_index(self) -> tuple[Tensor, Tensor]:
-        """Position and sign: ``flat_frame[..., c] = sign[c] * irreps_vector[..., position[c]]``."""
+    def _layout(self, name: str, entries: Callable[[], list[Any]]) -> FrameLayout:
+        """A layout made from this one, and kept where no trace is under way."""
+        known = self._layouts.get(name)
+        if known is None:
+            known = FrameLayout(Irreps(entries()))
+            if not is_transient(known.degrees):
+                self._layouts[name] = known
+        return known
+
+    def _component_index(self) -> tuple[Tensor, Tensor]:
         position, sign = [], []
         for m in range(self.lmax + 1):
             for row in range(1 if m == 0 else 2):
@@ -99,21 +123,7 @@ class FrameLayout:
                     sign.append(-1.0 if unnatural and row == 1 else 1.0)
         return torch.tensor(position, dtype=torch.long), torch.tensor(sign, dtype=torch.float64)
 
-    @cached_property
-    @torch.inference_mode(False)
-    def component_channel(self) -> Tensor:
-        """Channel of every component of the flat frame vector, ``(dim,)``."""
-        rows = [torch.arange(self.starts[m], self.num_channels) for m in range(self.lmax + 1)]
-        return torch.cat([r if m == 0 else r.repeat(2) for m, r in enumerate(rows)])
-
-    @cached_property
-    @torch.inference_mode(False)
-    def reversal_signs(self) -> Tensor:
-        """Signs that the reversal of the edge gives to the components of the flat frame vector, ``(dim,)``.
-
-        The frame of ``-r`` is the frame of ``r`` turned by ``pi`` about its ``y`` axis: ``(-1)^l`` for ``m >= 0``,
-        ``-(-1)^l`` for ``m < 0``.
-        """
+    def _reversal_signs(self) -> Tensor:
         signs = []
         for m in range(self.lmax + 1):
             for row in range(1 if m == 0 else 2):
@@ -159,11 +169,6 @@ class FrameLayout:
         """Inverse of :meth:`to_fields`."""
         rows = [field.split([1] + [2] * (field.shape[1] // 2), dim=1) for field in fields]
         return [torch.cat([row[m] for row in rows if len(row) > m], dim=2) for m in range(self.lmax + 1)]
-
-    @cached_property
-    def _group_sizes(self) -> list[list[int]]:
-        """Channels of every group in every block."""
-        return [[mul for mul, l, _ in self.groups if l >= m] for m in range(self.lmax + 1)]
 
     def rotate_fields(
         self, fields: list[Tensor], frames: EdgeFrames | list[Tensor], *, inverse: bool = False
@@ -222,6 +227,8 @@ class EdgeFrames:
             )
         if natural:
             return self.wigner[l]
+        if is_transient(self.wigner[l]):
+            return unnatural_wigner(self.wigner[l])
         if l not in self._unnatural:
             self._unnatural[l] = unnatural_wigner(self.wigner[l])
         return self._unnatural[l]

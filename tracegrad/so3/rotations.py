@@ -12,15 +12,16 @@ exact integer arithmetic.
 
 from __future__ import annotations
 
-from functools import cache
 from math import comb, factorial, isqrt
 
 import torch
 from e3nn import o3
 
 from tracegrad.errors import DataError
+from tracegrad.so3.traces import is_transient
 
 _WORK_DTYPES = {torch.float16: torch.float32, torch.bfloat16: torch.float32}
+_EXCHANGE_MATRICES: dict[tuple[int, torch.dtype, torch.device], torch.Tensor] = {}
 
 
 def euler_angles(R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -206,13 +207,17 @@ def _multiple_angles(l: int, angle: torch.Tensor) -> tuple[torch.Tensor, torch.T
     return phase.cos(), phase.sin()
 
 
-@cache
 def _exchange_matrix(l: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """The constant J of degree l: the representation of (x, y, z) -> (x, z, y), symmetric and its own inverse."""
     if l < 0:
         raise DataError(f"expected a degree l of at least 0, found {l}")
-    with torch.inference_mode(False):
-        return torch.tensor(exchange_matrix_rows(l), dtype=dtype, device=device)
+    known = _EXCHANGE_MATRICES.get((l, dtype, device))
+    if known is None:
+        with torch.inference_mode(False):
+            known = torch.tensor(exchange_matrix_rows(l), dtype=dtype, device=device)
+        if not is_transient(known):
+            _EXCHANGE_MATRICES[l, dtype, device] = known
+    return known
 
 
 def exchange_matrix_rows(l: int) -> list[list[float]]:

@@ -1,7 +1,7 @@
 """Operations on frame blocks, channel by channel, and the way between nodes and edges; each is the adjoint of another.
 
 Written as autograd functions, because the derivative of one is another of them: that saves the zero-filled and summed
-temporaries of slices.
+temporaries of slices. Where a transform of ``torch.func`` or a compiler is at work they are plain operations.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tracegrad.so3.frames import EdgeFrames, FrameBlocks, FrameLayout
+from tracegrad.so3.traces import is_traced
 
 
 def scale_channels(blocks: FrameBlocks, factor: Tensor, starts: list[int]) -> FrameBlocks:
@@ -23,17 +24,19 @@ def scale_channels(blocks: FrameBlocks, factor: Tensor, starts: list[int]) -> Fr
         factor: ``(rows, K)`` or ``(1, K)``.
         starts: first channel of every block.
     """
-    return list(_Scale.apply(factor, starts, *blocks))
+    return list(_scaled(blocks, factor, starts) if is_traced() else _Scale.apply(factor, starts, *blocks))
 
 
 def channel_squares(blocks: FrameBlocks, starts: list[int]) -> Tensor:
     """Sum over components of the squares of every channel, ``(rows, K)``."""
-    result: Tensor = _Squares.apply(starts, *blocks)
+    result: Tensor = _dot(blocks, blocks, starts) if is_traced() else _Squares.apply(starts, *blocks)
     return result
 
 
 def channel_dot(first: FrameBlocks, second: FrameBlocks, starts: list[int]) -> Tensor:
     """Sum over components of the products of equal channels, ``(rows, K)``; ``K`` is the width of the first block."""
+    if is_traced():
+        return _dot(first, second, starts)
     result: Tensor = _Dot.apply(starts, len(first), *first, *second)
     return result
 
@@ -50,9 +53,7 @@ def to_edges(fields: list[Tensor], layout: FrameLayout, frames: EdgeFrames, indi
     Returns:
         Blocks ``(E, 1 or 2, K_m)``; of each irrep the channels of the first source, then those of the second.
     """
-    if frames.requires_grad:
-        return _gather(fields, layout, frames, indices)
-    return list(_ToEdges.apply(layout, frames, indices, *fields))
+    return list(_to_edges(fields, layout, frames, indices))
 
 
 def to_nodes(
@@ -70,9 +71,37 @@ def to_nodes(
     Returns:
         Fields ``(num_nodes, 2l+1, mul)`` for every irrep of the layout.
     """
-    if frames.requires_grad:
-        return _sum(blocks, layout, frames, (index,), num_nodes)
-    return list(_ToNodes.apply(layout, frames, (index,), num_nodes, *blocks))
+    return list(_to_nodes(blocks, layout, frames, (index,), num_nodes))
+
+
+def _scaled(blocks: Sequence[Tensor], factor: Tensor, starts: list[int]) -> tuple[Tensor, ...]:
+    return tuple(block * factor[:, None, start:] for block, start in zip(blocks, starts, strict=True))
+
+
+def _dot(first: FrameBlocks, second: FrameBlocks, starts: list[int]) -> Tensor:
+    """:func:`channel_dot` without writing into anything."""
+    total, *others = ((a * b).sum(1) for a, b in zip(first, second, strict=True))
+    for part, start in zip(others, starts[1:], strict=True):
+        total = total + nn.functional.pad(part, (start - starts[0], 0))
+    return total
+
+
+def _to_edges(
+    fields: Sequence[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...]
+) -> Sequence[Tensor]:
+    if frames.requires_grad or is_traced():
+        return _gather(fields, layout, frames, indices)
+    blocks: Sequence[Tensor] = _ToEdges.apply(layout, frames, indices, *fields)
+    return blocks
+
+
+def _to_nodes(
+    blocks: Sequence[Tensor], layout: FrameLayout, frames: EdgeFrames, indices: tuple[Tensor, ...], num_nodes: int
+) -> Sequence[Tensor]:
+    if frames.requires_grad or is_traced():
+        return _sum(blocks, layout, frames, indices, num_nodes)
+    fields: Sequence[Tensor] = _ToNodes.apply(layout, frames, indices, num_nodes, *blocks)
+    return fields
 
 
 def _gather(
@@ -102,7 +131,7 @@ class _Scale(torch.autograd.Function):
         ctx.save_for_backward(factor, *blocks)
         ctx.save_for_forward(factor, *blocks)
         ctx.starts = starts
-        return tuple(block * factor[:, None, start:] for block, start in zip(blocks, starts, strict=True))
+        return _scaled(blocks, factor, starts)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -188,7 +217,7 @@ class _ToEdges(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, None, *_ToNodes.apply(ctx.layout, ctx.frames, ctx.indices, ctx.num_nodes, *gradients)
+        return None, None, None, *_to_nodes(gradients, ctx.layout, ctx.frames, ctx.indices, ctx.num_nodes)
 
 
 class _ToNodes(torch.autograd.Function):
@@ -206,4 +235,4 @@ class _ToNodes(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return None, None, None, None, *_ToEdges.apply(ctx.layout, ctx.frames, ctx.indices, *gradients)
+        return None, None, None, None, *_to_edges(gradients, ctx.layout, ctx.frames, ctx.indices)

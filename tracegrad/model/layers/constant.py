@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tracegrad.so3.traces import is_transient
+
 
 class Constant:
     """A float64 or integer tensor that follows the dtype and device of the tensors it meets.
@@ -24,7 +26,12 @@ class Constant:
         """The constant in the dtype and on the device of ``other``; integers keep their dtype."""
         dtype = other.dtype if self.value.is_floating_point() else self.value.dtype
         key = (dtype, other.device)
-        if key not in self._casts:
+        known = self._casts.get(key)
+        if known is None and is_transient(other):
+            return self.value.to(device=other.device, dtype=dtype)
+        if known is None:
             with torch.inference_mode(False), torch.no_grad():
-                self._casts[key] = self.value.to(device=other.device, dtype=dtype)
-        return self._casts[key]
+                known = self.value.to(device=other.device, dtype=dtype)
+            if not is_transient(known):
+                self._casts[key] = known
+        return known

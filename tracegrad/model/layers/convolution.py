@@ -128,6 +128,7 @@ class TensorProductWeights(nn.Module):
             index = torch.arange(first, first + math.prod(path.shape)).view(path.shape)
             first += index.numel()
             self._add(path, norm, index)
+        self.map.build()
 
     def _add(self, path: _Path, norm: float, index: Tensor) -> None:
         """Enter the weights of a path into the map."""

@@ -11,6 +11,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from tracegrad.model.layers.weight_map import WeightMap
 from tracegrad.so3.frames import FrameBlocks, FrameLayout
+from tracegrad.so3.traces import is_transient
 
 
 def group_slices(layout: FrameLayout) -> list[tuple[slice, tuple[int, bool]]]:
@@ -68,6 +69,7 @@ class EquivariantLinear(nn.Module):
             for m in range(l + 1):
                 position = (t * widths[m][0] + u - layout_in.starts[m]) * widths[m][1] + w - layout_out.starts[m]
                 self.map.add(m, position, index, (len(u) * num_types) ** -0.5)
+        self.map.build()
         num_biases = sum(mul for mul, l, natural in layout_out.groups if l == 0 and natural) if bias else 0
         self.num_biases = num_biases
         self.bias = nn.Parameter(torch.zeros(num_biases)) if num_biases else None
@@ -127,6 +129,8 @@ class _TypeOrder:
     @classmethod
     def of(cls, types: Tensor, num_types: int) -> _TypeOrder:
         """The order of some types, which must not be changed in place; several layers and steps ask for the same."""
+        if is_transient(types):
+            return cls(types, num_types)
         known = cls._known.get(types)
         if known is None or len(known.counts) != num_types:
             known = cls._known[types] = cls(types, num_types)

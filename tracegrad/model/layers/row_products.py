@@ -4,7 +4,8 @@ r"""Sums of matrix products over rows whose first few, those of the self-loops, 
 
 Written as autograd functions that fill the two parts of one result: splitting the rows and joining the products again
 would copy every row once forwards and once backwards. The three functions are the partial derivatives of the trilinear
-form :math:`\sum_r x_r M_{\kappa(r)} g_r`, each made of the others, so that all derivatives exist.
+form :math:`\sum_r x_r M_{\kappa(r)} g_r`, each made of the others, so that all derivatives exist. Where a transform
+of ``torch.func`` or a compiler is at work the rows are split and joined.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tracegrad.so3.traces import is_traced
 
 Term = tuple[Tensor, Tensor]
 
@@ -30,9 +33,32 @@ def sum_of_products(terms: Sequence[Term], num_loops: int, start: Tensor | None 
     Returns:
         ``(R, N)``.
     """
+    if is_traced():
+        products = [torch.cat([x @ M for x, M in _halves(num_loops, rows, matrix)]) for rows, matrix in terms]
+        return torch.stack(products if start is None else [start, *products]).sum(0)
     flat = [tensor for term in terms for tensor in term]
     result: Tensor = _Products.apply(num_loops, start, *flat)
     return result
+
+
+def _pulled(num_loops: int, g: Tensor, matrix: Tensor) -> Tensor:
+    if is_traced():
+        return torch.cat([part @ M.T for part, M in _halves(num_loops, g, matrix)])
+    result: Tensor = _Pulled.apply(num_loops, g, matrix)
+    return result
+
+
+def _outer(num_loops: int, rows: Tensor, g: Tensor) -> Tensor:
+    if is_traced():
+        return torch.cat([rows[num_loops:].T @ g[num_loops:], rows[:num_loops].T @ g[:num_loops]], dim=1)
+    result: Tensor = _Outer.apply(num_loops, rows, g)
+    return result
+
+
+def _halves(num_loops: int, rows: Tensor, matrix: Tensor) -> list[Term]:
+    """The self-loops and then the pairs, each with their half of the matrix."""
+    for_pairs, for_loops = matrix.chunk(2, dim=1)
+    return [(rows[:num_loops], for_loops), (rows[num_loops:], for_pairs)]
 
 
 class _Products(torch.autograd.Function):
@@ -59,8 +85,8 @@ class _Products(torch.autograd.Function):
         of_terms: list[Tensor | None] = []
         for number, (rows, matrix) in enumerate(zip(flat[::2], flat[1::2], strict=True)):
             of_rows, of_matrix = needed[2 + 2 * number : 4 + 2 * number]
-            of_terms.append(_Pulled.apply(ctx.num_loops, g, matrix) if of_rows else None)
-            of_terms.append(_Outer.apply(ctx.num_loops, rows, g) if of_matrix else None)
+            of_terms.append(_pulled(ctx.num_loops, g, matrix) if of_rows else None)
+            of_terms.append(_outer(ctx.num_loops, rows, g) if of_matrix else None)
         return None, g if needed[1] else None, *of_terms
 
     @staticmethod
@@ -86,13 +112,13 @@ class _Pulled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (g, matrix), (h,) = ctx.saved_tensors, gradients
-        return None, sum_of_products([(h, matrix)], ctx.num_loops), _Outer.apply(ctx.num_loops, h, g)
+        return None, sum_of_products([(h, matrix)], ctx.num_loops), _outer(ctx.num_loops, h, g)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         (g, matrix), (_, of_g, of_matrix) = ctx.saved_tensors, tangents
-        left = _Pulled.apply(ctx.num_loops, _or_zero(of_g, g), matrix)
-        result: Tensor = left + _Pulled.apply(ctx.num_loops, g, _or_zero(of_matrix, matrix))
+        left = _pulled(ctx.num_loops, _or_zero(of_g, g), matrix)
+        result: Tensor = left + _pulled(ctx.num_loops, g, _or_zero(of_matrix, matrix))
         return result
 
 
@@ -112,13 +138,13 @@ class _Outer(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
         (rows, g), (H,) = ctx.saved_tensors, gradients
-        return None, _Pulled.apply(ctx.num_loops, g, H), sum_of_products([(rows, H)], ctx.num_loops)
+        return None, _pulled(ctx.num_loops, g, H), sum_of_products([(rows, H)], ctx.num_loops)
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         (rows, g), (_, of_rows, of_g) = ctx.saved_tensors, tangents
-        left = _Outer.apply(ctx.num_loops, _or_zero(of_rows, rows), g)
-        result: Tensor = left + _Outer.apply(ctx.num_loops, rows, _or_zero(of_g, g))
+        left = _outer(ctx.num_loops, _or_zero(of_rows, rows), g)
+        result: Tensor = left + _outer(ctx.num_loops, rows, _or_zero(of_g, g))
         return result
 
 

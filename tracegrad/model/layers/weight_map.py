@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.forward_ad import unpack_dual
 
 from tracegrad.model.layers.constant import Constant
+from tracegrad.so3.traces import is_traced, is_transient
 
 
 class WeightMap:
@@ -19,7 +21,8 @@ class WeightMap:
     .. math:: M_t = \sum_s c_{ts}\, w_{i(t, s)}
 
     Few entries of ``w`` meet in one entry of the matrices, and few entries of the matrices come from one of ``w``; both
-    the map and its transpose are therefore gathers and a short sum, without any scattering.
+    the map and its transpose are therefore gathers and a short sum, without any scattering. :meth:`build` has
+    to be called after the last :meth:`add`.
 
     Args:
         num_weights: length of the flat weight.
@@ -30,7 +33,7 @@ class WeightMap:
         self.num_weights, self.shapes = num_weights, list(shapes)
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self._entries: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._tables: tuple[_Gather, _Gather] | None = None
+        self._tables: tuple[_Gather, _Gather]
         self._last: tuple[Tensor, list[Tensor]] | None = None
 
     def add(self, number: int, position: Tensor, weight: Tensor, coefficient: float) -> None:
@@ -39,27 +42,9 @@ class WeightMap:
         values = torch.full((weight.numel(),), coefficient, dtype=torch.float64)
         self._entries.append((position.flatten() + start, weight.flatten(), values))
 
-    def __call__(self, weight: Tensor) -> list[Tensor]:
-        """The matrices. Without gradients those of the last call are given again as long as the weights are equal.
-
-        The weights are compared number by number with a copy: that costs a tenth of making the matrices, and no way of
-        writing to a parameter goes unseen.
-        """
-        if torch.is_grad_enabled():
-            return self._matrices(weight)
-        if self._last is None or not _same(self._last[0], weight):
-            with torch.inference_mode(False), torch.no_grad():
-                copy = weight.detach().clone()
-                self._last = copy, self._matrices(copy)
-        return list(self._last[1])
-
-    def _matrices(self, weight: Tensor) -> list[Tensor]:
-        if self._tables is None:
-            self._tables = self._build()
-        flat: Tensor = _GatherSum.apply(weight, *self._tables)
-        return [piece.view(shape) for piece, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
-
-    def _build(self) -> tuple[_Gather, _Gather]:
+    @torch.inference_mode(False)
+    def build(self) -> None:
+        """Make the tables of what was added: once, and not at the first call, which something may trace."""
         total = sum(self.sizes)
         empty = (
             torch.zeros(0, dtype=torch.long),
@@ -67,8 +52,31 @@ class WeightMap:
             torch.zeros(0, dtype=torch.float64),
         )
         position, weight, value = (torch.cat(parts) for parts in zip(*(self._entries or [empty]), strict=True))
-        with torch.inference_mode(False):
-            return _Gather.of(position, weight, value, total), _Gather.of(weight, position, value, self.num_weights)
+        self._tables = (
+            _Gather.of(position, weight, value, total),
+            _Gather.of(weight, position, value, self.num_weights),
+        )
+
+    def __call__(self, weight: Tensor) -> list[Tensor]:
+        """The matrices. Without gradients those of the last call are given again as long as the weights are equal.
+
+        The weights are compared number by number with a copy: that costs a tenth of making the matrices, and no way of
+        writing to a parameter goes unseen.
+        """
+        if torch.is_grad_enabled() or is_transient(weight) or unpack_dual(weight).tangent is not None:
+            return self._matrices(weight)
+        if self._last is None or not _same(self._last[0], weight):
+            with torch.inference_mode(False), torch.no_grad():
+                copy = weight.detach().clone()
+                matrices = self._matrices(copy)
+            if is_transient(copy):
+                return matrices
+            self._last = copy, matrices
+        return list(self._last[1])
+
+    def _matrices(self, weight: Tensor) -> list[Tensor]:
+        flat = _gather_sum(weight, *self._tables)
+        return [piece.view(shape) for piece, shape in zip(flat.split(self.sizes), self.shapes, strict=True)]
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -118,6 +126,23 @@ class _Gather:
         chosen: Tensor = first.index_select(0, self.rows.like(x))
         return chosen
 
+    def plain(self, x: Tensor) -> Tensor:
+        """The same without writing into anything."""
+        if not len(x):
+            return x.new_zeros(len(self.rows.value))
+        first, *others = (x.index_select(0, self.index.like(x)) * self.coefficient.like(x)).split(self.layers)
+        for layer in others:
+            first = first + nn.functional.pad(layer, (0, len(first) - len(layer)))
+        chosen: Tensor = first.index_select(0, self.rows.like(x))
+        return chosen
+
+
+def _gather_sum(x: Tensor, gather: _Gather, transpose: _Gather) -> Tensor:
+    if is_traced():
+        return gather.plain(x)
+    result: Tensor = _GatherSum.apply(x, gather, transpose)
+    return result
+
 
 class _GatherSum(torch.autograd.Function):
     """A gather whose derivative is its transpose."""
@@ -129,4 +154,8 @@ class _GatherSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _GatherSum.apply(gradients[0], ctx.transpose, ctx.gather), None, None
+        return _gather_sum(gradients[0], ctx.transpose, ctx.gather), None, None
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        return _gather_sum(tangents[0], ctx.gather, ctx.transpose)

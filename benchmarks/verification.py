@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from benchmarks.bands import CHECKPOINT
 from benchmarks.ledger import Ledger, write_json
 from benchmarks.plan import Run
@@ -117,7 +119,9 @@ def _reports(ledger: Ledger, run: Run) -> list[dict[str, Any]]:
     budget = max(float(metrics["mae_all"]) for metrics in record["metrics"].values())
     _, config, _ = load_checkpoint(path)
     data = load_dataset(run.dataset, source=config.data.source)
-    fresh = build_model(cast(NetworkConfig, config.model), data).to(next(target.func.parameters()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.training.seed)  # the weights that the training began with
+        fresh = build_model(cast(NetworkConfig, config.model), data).to(next(target.func.parameters()))
     before = replace(target, func=fresh, name=f"{target.name}, before training")
     return [_verify(before, budget), _verify(target, budget)]
 

@@ -19,7 +19,8 @@ FREE = ("training.seed", "training.device", "training.threads", "training.logger
 SHARED = ("data.", "training.epochs", "training.max_steps", "training.max_seconds", "training.select")
 # So are the method's keys; these are of the recipe. Of a key that only a newer version has nothing is known.
 RECIPE = (
-    "model.norm", "model.num_neighbors", "model.envelope", "model.time_reversal", "model.reference", "model.scaling",
+    "model.norm", "model.num_neighbors", "model.envelope", "model.envelope_end", "model.time_reversal",
+    "model.reference", "model.scaling",
     "training.optimizer", "training.weight_decay", "training.schedule", "training.decay", "training.start",
     "training.interval", "training.patience", "training.cooldown", "training.threshold", "training.smoothing",
     "training.final_rate", "training.warmup_steps", "training.clip", "training.ema_decay", "training.batch_size",

@@ -153,11 +153,36 @@ def test_a_recipe_is_trained_as_it_is_written(recipe: str) -> None:
             "harmose_width: expected a multiple of model.harmose_heads, found 10 for 4",
         ),
         ("epochs=[", "cannot read the value"),
+        ("trace_width=1", "model.trace_width: expected a number at least 2, found 1"),
+        ("schedule=plateau smoothing=0", "schedule 'plateau' needs training.smoothing above 0, found 0"),
+        ("revert_ratio=0.5", "training.revert_ratio: expected 0 or a number at least 1, found 0.5"),
+        ("operator=packed operator_rank=2", "model.operator_rank 2 needs model.operator 'low_rank', found 'packed'"),
+        ("envelope=0 envelope_end=5", "model.envelope_end needs model.envelope at least 1, found 0"),
+        ("dataset=BS envelope_end=5", "model.envelope_end needs model.envelope at least 1, found 0"),
+        ("envelope_end=8", r"model.envelope_end: expected at most model.r_max, 7.5 Å, found 8; lower it"),
     ],
 )
 def test_wrong_overrides_are_refused_by_name(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(preset="bundled", overrides=override.split())
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "trace_width=2",
+        "schedule=plateau smoothing=0.01",
+        "schedule=cosine smoothing=0",  # which does not look at it
+        "revert_ratio=0",
+        "revert_ratio=1",
+        "operator=low_rank operator_rank=2",
+        "operator=packed operator_rank=1",
+        "envelope=1 envelope_end=7.5",
+        "setting=DeepHE3 trace_of_residual=true",  # settings of one table differ in nothing else
+    ],
+)
+def test_values_beside_those_that_are_refused_are_taken(override: str) -> None:
+    assert load_config(preset="bundled", overrides=override.split()).preset == "bundled"
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from tracegrad.metrics import StructureErrors, check_baseline, relative_to_basel
 from tracegrad.model import frame_degree, predict_blocks
 from tracegrad.physics import physics_metrics
 from tracegrad.training.checkpoint import DataSummary, check_same_data, load_checkpoint
-from tracegrad.training.device import choose_device, process_rank
-from tracegrad.training.folder import FINAL_FILE
+from tracegrad.training.device import choose_device, cpu_threads, process_rank
+from tracegrad.training.folder import FINAL_FILE, threads_of
 
 RECORD_FILE = "run.json"
 UNTWISTED_KEYS = ("MG", "MM")  # their one test subset is called "all" in the tables
@@ -164,7 +164,8 @@ def run_and_record(
     if resume and record_file.is_file():
         return read_record(record_file) if baseline is None else _compare_record(record_file, baseline["metrics"])
     model, _, rest = load_checkpoint(checkpoint)
-    metrics = evaluate_dataset(model.to(choose_device(config.training)), data)
+    with cpu_threads(threads_of(Path(out), 0)):
+        metrics = evaluate_dataset(model.to(choose_device(config.training)), data)
     if baseline is not None:
         metrics = relative_to_baseline(metrics, baseline["metrics"])
     record = make_record(config, data, metrics, rest["info"])

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch_geometric.loader import DataLoader
 
 from tracegrad.errors import DataError
-from tracegrad.graph import graph_from_pairs
-from tracegrad.model import Induction, NetworkSizes, predict_blocks
+from tracegrad.graph import cast_graph, collate, graph_from_pairs
+from tracegrad.model import HarmoSE, Induction, NetworkSizes, predict_blocks
+from tracegrad.model.e3nn_backend import E3nnDeepHE3
 from tracegrad.so3 import random_rotation, wigner_D, wigner_D_irreps
 
 Maker = Callable[..., Any]
@@ -201,6 +203,38 @@ def test_messages_fade_out_before_the_cutoff(layout: Maker, graph: Maker, networ
     plain.load_state_dict(model.state_dict())
     faded, full = model(structure)["edge_irreps"], plain(structure)["edge_irreps"]
     assert not torch.allclose(faded, full, rtol=0, atol=1e-3 * float(full.detach().abs().max()))
+
+
+def test_messages_may_fade_out_before_the_end_of_the_grid(layout: Maker, graph: Maker, network: Maker) -> None:
+    targets = layout("MG")
+    structure = graph(targets)
+    distances = structure.edge_vectors.norm(dim=1)
+    r_max = float(distances.max())
+    end = 0.8 * r_max
+    sizes = replace(SIZES, envelope=2, r_max=r_max)
+    shorter = network(targets, sizes=replace(sizes, envelope_end=end))
+    weights = shorter.message_weights(structure)
+    assert torch.equal(weights == 0, distances >= end)
+    assert torch.allclose(weights, (1 - (distances / end) ** 2).clamp(min=0) ** 2, rtol=1e-12, atol=0)
+    whole, alone = network(targets, sizes=sizes), network(targets, sizes=replace(sizes, r_max=end))
+    assert int((whole.message_weights(structure) == 0).sum()) < int((weights == 0).sum())  # control: 0 means r_max
+    outputs = [model(structure)["edge_irreps"] for model in (shorter, whole, alone)]
+    for other in outputs[1:]:  # neither another envelope nor another grid
+        assert not torch.allclose(outputs[0], other, rtol=0, atol=1e-3 * float(other.detach().abs().max()))
+
+
+def test_a_graph_of_another_dtype_or_in_another_order_is_refused(layout: Maker, graph: Maker, network: Maker) -> None:
+    targets = layout("MG")
+    graphs, model = [graph(targets), graph(targets, cutoff=2.0)], network(targets)
+    models = [model, HarmoSE(model, 8, 1, 2).double(), E3nnDeepHE3(network(targets))]
+    for refusing in models:
+        with pytest.raises(
+            DataError, match=r"dtype of the weights, torch.float64, found torch.float32; .* dtype=torch"
+        ):
+            refusing(cast_graph(graphs[0].clone(), torch.float32))
+        with pytest.raises(DataError, match=r"found a batch of PyTorch Geometric, .* use tracegrad.graph.collate"):
+            refusing(next(iter(DataLoader(graphs, batch_size=2))))
+        assert refusing(collate(graphs))["edge_irreps"].isfinite().all()  # control
 
 
 def test_forces_on_a_vertical_pair_are_those_on_a_tilted_one(layout: Maker, graph: Maker, network: Maker) -> None:

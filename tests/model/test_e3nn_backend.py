@@ -32,6 +32,7 @@ CASES = {
         True,
     ),
     "MG envelope": ("MG", replace(TINY, envelope=2), LOW_RANK, True, True),
+    "MG shorter envelope": ("MG", replace(TINY, envelope=2, envelope_end=2.0), LOW_RANK, True, True),
     "BB published": ("BB", GRAPH_NORM, None, False, False),
     "BT time reversal": ("BT", TINY, PACKED, True, True),
     "BS mean of neighbours": (

@@ -182,7 +182,7 @@ def test_a_run_can_start_from_the_baseline_below_a_new_operator(tiny: Tiny, data
     )
     model = make_network(grown.model, data).double()
     fresh = evaluate_dataset(model, dataset)
-    lacking = start_from(first, model, data)
+    lacking = start_from(first, model, grown.model, data)
     assert lacking
     assert all("induction" in name or "gain" in name for name in lacking)
     assert evaluate_dataset(model, dataset) == evaluate_dataset(start, dataset) != fresh, (
@@ -190,9 +190,10 @@ def test_a_run_can_start_from_the_baseline_below_a_new_operator(tiny: Tiny, data
     )
     second = train(grown, tmp_path / "grown", quiet=True, dataset=dataset)
     assert evaluate_dataset(load_checkpoint(second)[0], dataset) == evaluate_dataset(start, dataset)
-    wider = make_network(tiny(model={"hidden_irreps": "6x0e+4x1o+2x2e"}).model, data)
+    wide = tiny(model={"hidden_irreps": "6x0e+4x1o+2x2e"}).model
+    wider = make_network(wide, data)
     with pytest.raises(CheckpointError, match="its tensors do not fit this network"):
-        start_from(first, wider, data)
+        start_from(first, wider, wide, data)
 
 
 def test_no_number_of_a_float64_run_is_rounded_to_float32(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+from tracegrad import evaluation
 from tracegrad.config import Config
 from tracegrad.data import Dataset, Structure
 from tracegrad.data.dataset import StructureSequence
@@ -244,11 +246,55 @@ def test_a_resumed_run_has_the_threads_of_its_beginning(
     torch.set_num_threads(2)  # another machine, or another share of the cores
     with pytest.raises(ConfigError, match=r"began with 1 CPU threads, found training\.threads 2"):
         train(tiny(training={"threads": 2}), tmp_path / "run", resume=True, quiet=True, dataset=dataset)
+    used: list[int] = []
+    original = Supervisor.on_train_start
+
+    def note(self: Supervisor, *rest: object) -> None:
+        used.append(torch.get_num_threads())
+        original(self, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Supervisor, "on_train_start", note)
     train(config, tmp_path / "run", resume=True, quiet=True, dataset=dataset)
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(2)
     train(config, tmp_path / "other", quiet=True, dataset=dataset)  # control: a new run takes what it finds
+    assert used == [1, 2]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_run_leaves_the_caller_its_threads(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    used: list[int] = []
+    original = Supervisor.on_train_start
+
+    def note(self: Supervisor, *rest: object) -> None:
+        used.append(torch.get_num_threads())
+        original(self, *rest)  # type: ignore[arg-type]
+        if fails:
+            raise Killed
+
+    monkeypatch.setattr(Supervisor, "on_train_start", note)
+    torch.set_num_threads(2)
+    with pytest.raises(Killed) if fails else contextlib.nullcontext():
+        train(tiny(training={"threads": 1}), tmp_path / "run", quiet=True, dataset=dataset)
+    assert used == [1]
     assert torch.get_num_threads() == 2
+
+
+def test_the_metrics_of_a_run_are_measured_with_its_threads(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[int] = []
+
+    def note(model: torch.nn.Module, data: Dataset) -> dict[str, dict[str, object]]:
+        used.append(torch.get_num_threads())
+        return {}
+
+    monkeypatch.setattr(evaluation, "evaluate_dataset", note)
+    torch.set_num_threads(2)
+    for threads in (1, 0):
+        config = tiny(training={"threads": threads, "max_steps": 1})
+        run_and_record(config, tmp_path / str(threads), quiet=True, dataset=dataset)
+    assert used == [1, 2]  # the second is the control
 
 
 def test_first_signal_saves_and_stops(

@@ -75,6 +75,23 @@ def test_nan_is_survived_by_going_back(
     assert all("loss not finite on train_2; returned to step" in event for event in events)
 
 
+@pytest.mark.parametrize("select", ["best", "last"])
+def test_a_run_without_weights_of_a_finite_loss_saves_none(
+    tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, select: str
+) -> None:
+    """Once it saved its initial weights as if they were trained."""
+    order = BatchOrder(num_graphs=4, batch_size=1, seed=tiny().training.seed)
+    config = tiny(training={"select": select, "max_steps": 2, "validate_every": 9})
+    with monkeypatch.context() as patch:
+        spoil(patch, dataset.train[order.indices(1)[0]].name)  # of the last step, after which there is a validation
+        for resume in (False, True):
+            with pytest.raises(TrainingError, match=r"went back to its initial weights 1 times and ends with them"):
+                train(config, tmp_path / "run", quiet=True, dataset=dataset, resume=resume)
+    assert not (tmp_path / "run" / "final.ckpt").exists()
+    spoil(monkeypatch, dataset.train[order.indices(0)[0]].name)  # control: of the first step, and the second is well
+    assert train(config, tmp_path / "well", quiet=True, dataset=dataset).is_file()
+
+
 @pytest.mark.parametrize(("at_once", "noticed"), [(True, 2), (False, 3)], ids=["cpu", "gpu"])
 def test_the_batch_named_is_the_first_bad_one_whenever_the_loss_is_looked_at(
     at_once: bool, noticed: int, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -146,7 +163,7 @@ def test_the_record_names_the_weights_that_a_return_at_the_end_leaves(
     assert not torch.equal(control["state_dict"]["embedding.weight"], content["state_dict"]["embedding.weight"])
 
 
-@pytest.mark.parametrize(("epochs", "expected"), [(2, 4), (1, 0)])
+@pytest.mark.parametrize(("epochs", "expected"), [(2, 4), (3, 8)])
 def test_the_record_names_the_weights_that_a_nan_at_the_last_step_leaves(
     epochs: int, expected: int, tiny: Tiny, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +173,7 @@ def test_the_record_names_the_weights_that_a_nan_at_the_last_step_leaves(
     info = read_tensors(train(config, tmp_path / "run", quiet=True, dataset=dataset))["info"]
     losses = {int(row["step"]): float(row["val_loss"]) for row in rows(tmp_path / "run") if row["val_loss"]}
     assert (info["steps"], info["selected_step"]) == (4 * epochs, expected)
-    assert info["val_loss"] == losses.get(expected)  # the first weights were never validated
+    assert info["val_loss"] == losses[expected]
 
 
 def test_weights_that_the_last_update_breaks_are_not_kept(tiny: Tiny, dataset: Dataset, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Configuration of a run: dataclasses with a reason per field, presets, YAML and ``key=value`` changes."""
 
 from tracegrad.config.changes import changed_keys as changed_keys
-from tracegrad.config.load import check_budget as check_budget
+from tracegrad.config.checks import check_budget as check_budget
 from tracegrad.config.load import config_from_dict as config_from_dict
 from tracegrad.config.load import load_config as load_config
 from tracegrad.config.load import merge as merge

@@ -5,33 +5,21 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-import re
 import reprlib
 import types
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import yaml
 
-from tracegrad.config.schema import (
-    LOGGERS,
-    PRESETS,
-    RECIPES,
-    SECTIONS,
-    SETTINGS,
-    Config,
-    DataConfig,
-    ModelConfig,
-    TrainingConfig,
-)
+from tracegrad.config.checks import check_budget, check_config, shown
+from tracegrad.config.schema import PRESETS, RECIPES, SECTIONS, SETTINGS, Config, DataConfig, ModelConfig
 from tracegrad.config.yaml_files import parse_yaml, read_yaml
 from tracegrad.errors import ConfigError, did_you_mean
 
 PRESET_FOLDER = Path(__file__).parents[1] / "presets"
-IRREP = re.compile(r"\s*(?:([0-9]{1,6})x)?([0-9]{1,2})([eo])\s*")  # 64x0e
-MAX_DEGREE = 12  # of features, as of the spherical harmonics
 ENTRIES = ("datasets", "settings")  # what a file says for one database or one setting only
 OWNERS = {item.name: section for section, cls in SECTIONS.items() for item in dataclasses.fields(cls)}
 
@@ -92,78 +80,6 @@ def config_from_dict(content: Mapping[str, Any], where: str = "configuration") -
     return config
 
 
-def check_config(config: Config, where: str = "configuration") -> None:
-    """Refuse what contradicts itself, before any work starts.
-
-    Raises:
-        ConfigError: naming the two keys that do not fit.
-    """
-    training = config.training
-    unknown = sorted(set(training.loggers) - set(LOGGERS))
-    if unknown:
-        raise ConfigError(f"{where}: training.loggers: unknown {unknown[0]!r}. {did_you_mean(unknown[0], LOGGERS)}")
-    if training.weight_decay and training.optimizer == "adam":
-        raise ConfigError(
-            f"{where}: training.weight_decay needs training.optimizer 'adamw' or 'soap', found {training.optimizer!r}"
-        )
-    if training.cuda_graphs:
-        _check_recordable(training, where)
-    _check_irreps(config.model.hidden_irreps, where)
-    if config.model.setting.startswith("HarmoSE"):
-        _check_harmose(config.model, where)
-    for name in ("trace_of_residual", "reference_only"):
-        if getattr(config.model, name) and not config.model.reference:
-            raise ConfigError(f"{where}: model.{name} needs model.reference true, found false")
-
-
-def _check_irreps(text: str, where: str) -> None:
-    """Refuse features that no network can have; read here by hand, as e3nn's own class would import torch."""
-    parts = [IRREP.fullmatch(part) for part in text.split("+")]
-    found = [(int(part[1] or 1), int(part[2]), part[3]) for part in parts if part]
-    if len(found) < len(parts) or any(l > MAX_DEGREE for _, l, _ in found):
-        raise ConfigError(
-            f"{where}: model.hidden_irreps: expected irreps of degrees 0 to {MAX_DEGREE} such as '64x0e+32x1o+16x2e', "
-            f"found {_shown(text)}"
-        )
-    if not any(mul and (l, parity) == (0, "e") for mul, l, parity in found):
-        raise ConfigError(
-            f"{where}: model.hidden_irreps: expected scalars 0e among the features, which gate all others, found "
-            f"{_shown(text)}; add some, such as '64x0e'"
-        )
-
-
-def _check_harmose(model: ModelConfig, where: str) -> None:
-    """Refuse a second stage that the first one cannot feed, or that cannot be cut into heads."""
-    if not model.hermitian:
-        raise ConfigError(f"{where}: model.setting {model.setting!r} needs model.hermitian true, found false")
-    if model.harmose_width % model.harmose_heads:
-        raise ConfigError(
-            f"{where}: model.harmose_width: expected a multiple of model.harmose_heads, found {model.harmose_width} "
-            f"for {model.harmose_heads} heads"
-        )
-
-
-def _check_recordable(training: TrainingConfig, where: str) -> None:
-    """Refuse what changes from step to step in a way that a recorded step cannot follow."""
-    needed = {"batch_size": 1, "devices": 1, "nodes": 1, "rotate_after": 1.0, "lambda_schedule": "constant"}
-    for name, value in needed.items():
-        if getattr(training, name) != value:
-            raise ConfigError(
-                f"{where}: training.cuda_graphs needs training.{name} {value!r}, found {getattr(training, name)!r}"
-            )
-
-
-def check_budget(config: Config, where: str = "configuration") -> None:
-    """Refuse a run that would never end.
-
-    Raises:
-        ConfigError: no limit is given.
-    """
-    training = config.training
-    if not (training.epochs or training.max_steps or training.max_seconds):
-        raise ConfigError(f"{where}: no budget; give at least one of training.epochs, max_steps, max_seconds")
-
-
 def read_preset(name: str, where: str = "configuration") -> dict[str, Any]:
     """Content of a preset file of the package.
 
@@ -194,7 +110,7 @@ def merge(base: Mapping[str, Any], extra: Mapping[str, Any]) -> dict[str, Any]:
 def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) -> Config:
     """Recipe, then the preset that the file names, then the file, then what was given by hand."""
     name = content.get("preset") or ""
-    preset = read_preset(_shown(name, str), where) if name else {}
+    preset = read_preset(shown(name, str), where) if name else {}
     keys = merge(merge(preset, content), given)
     dataset = _text_at(keys, "data", "dataset", DataConfig().dataset)
     setting = _text_at(keys, "model", "setting", ModelConfig().setting)
@@ -203,7 +119,7 @@ def _assemble(content: Mapping[str, Any], given: Mapping[str, Any], where: str) 
     resolved = merge(merge(resolved, _apply_sections(content, (dataset, setting))), given)
     recipe = resolved.get("recipe", RECIPES[0])
     if recipe not in RECIPES:
-        raise ConfigError(f"{where}: unknown recipe {_shown(recipe)}. {did_you_mean(_shown(recipe, str), RECIPES)}")
+        raise ConfigError(f"{where}: unknown recipe {shown(recipe)}. {did_you_mean(shown(recipe, str), RECIPES)}")
     base = read_yaml(PRESET_FOLDER / "recipes" / f"{recipe}.yaml")
     return config_from_dict(merge(_apply_sections(base, (dataset, setting)), resolved), where)
 
@@ -245,13 +161,13 @@ def _check_sections(content: Mapping[str, Any], where: str, seen: set[int]) -> N
         if section == "settings":
             _check_names(special, SETTINGS, f"{where}: settings")
         for key, value in special.items():
-            name = f"{where}: {section}.{_shown(key, str)}"
+            name = f"{where}: {section}.{shown(key, str)}"
             if value is None or id(value) in seen:
                 continue
             if not isinstance(value, Mapping):
                 raise ConfigError(
                     f"{name}: expected a mapping {{section: {{key: value}}}}, found "
-                    f"{type(value).__name__} {_shown(value)}"
+                    f"{type(value).__name__} {shown(value)}"
                 )
             seen.add(id(value))
             _build(Config, _without_sections(value), name, "")
@@ -259,7 +175,7 @@ def _check_sections(content: Mapping[str, Any], where: str, seen: set[int]) -> N
 
 
 def _check_names(names: Iterable[Any], known: Collection[str], where: str) -> None:
-    unknown = [_shown(name, str) for name in names if not isinstance(name, str) or name not in known]
+    unknown = [shown(name, str) for name in names if not isinstance(name, str) or name not in known]
     if unknown:
         raise ConfigError(f"{where}: unknown {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
 
@@ -313,8 +229,8 @@ def _build(cls: type[Any], content: Any, where: str, prefix: str) -> Any:
     values: dict[str, Any] = {}
     for key, value in content.items():
         if key not in items:
-            near = did_you_mean(_shown(key, str), items)
-            raise ConfigError(f"{where}: unknown key {prefix + _shown(key, str)!r}. {near}")
+            near = did_you_mean(shown(key, str), items)
+            raise ConfigError(f"{where}: unknown key {prefix + shown(key, str)!r}. {near}")
         name = f"{prefix}{key}"
         if dataclasses.is_dataclass(hints[key]):
             values[key] = _build(cast(type[Any], hints[key]), value, where, f"{name}.")
@@ -338,23 +254,15 @@ def _coerce(value: Any, kind: Any, name: str, where: str) -> Any:
     elif type(value) is kind:
         return value
     label = "list" if isinstance(kind, types.GenericAlias) else "finite number" if kind is float else kind.__name__
-    raise ConfigError(f"{where}: {name}: expected {label}, found {type(value).__name__} {_shown(value)}")
+    raise ConfigError(f"{where}: {name}: expected {label}, found {type(value).__name__} {shown(value)}")
 
 
 def _check_value(value: Any, metadata: Mapping[str, Any], name: str, where: str) -> Any:
     choices, low, high = metadata.get("choices"), metadata.get("low"), metadata.get("high")
     if choices and value not in choices:
-        near = did_you_mean(_shown(value, str), choices)
-        raise ConfigError(f"{where}: {name}: unknown value {_shown(value)}. {near}")
+        near = did_you_mean(shown(value, str), choices)
+        raise ConfigError(f"{where}: {name}: unknown value {shown(value)}. {near}")
     if (low is not None and value < low) or (high is not None and value > high):
         limits = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{where}: {name}: expected a number {limits}, found {_shown(value)}")
+        raise ConfigError(f"{where}: {name}: expected a number {limits}, found {shown(value)}")
     return value
-
-
-def _shown(value: Any, form: Callable[[Any], str] = reprlib.repr) -> str:
-    """Beginning of a value for a message; Python refuses to write out integers of more than 4,300 digits."""
-    try:
-        return form(value)[:80]
-    except ValueError:
-        return f"{type(value).__name__} of thousands of digits"

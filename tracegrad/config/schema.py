@@ -53,7 +53,9 @@ class ModelConfig:
     embed_dim: int = option(64, "Scalars of a node and of an edge before the first block.", low=2)
     lmax_sh: int = option(5, "Largest degree of the spherical harmonics of the edges.", low=0, high=12)
     num_blocks: int = option(3, "Pairs of node update and edge update, K.", low=1)
-    r_max: float = option(7.2, "Distance in Å at which the Gaussian grid ends.", low=0.1)
+    r_max: float = option(
+        7.2, "Distance in Å at which the Gaussian grid ends; lengths beyond it do not reach the network.", low=0.1
+    )
     num_radial: int = option(128, "Gaussians of the radial basis.", low=2)
     norm: str = option(
         "graph",
@@ -64,8 +66,9 @@ class ModelConfig:
         1.0, "The sum of messages into a node is divided by the root of this; the paper has the plain sum, 1.", low=1.0
     )
     envelope: int = option(
-        0, "Power p of the factor (1 - (r/r_max)^2)^p of messages into a node; the paper has none, 0.", low=0
+        0, "Power p of the factor (1 - (r/r_end)^2)^p of messages into a node; the paper has none, 0.", low=0
     )
+    envelope_end: float = option(0.0, "With envelope: the distance r_end in Å; 0 means r_max.", low=0.0)
     backend: str = option("fast", "Layers in the edge frame, or e3nn's (slow, same numbers).", choices=("fast", "e3nn"))
     operator: str = option(
         "packed",
@@ -77,8 +80,10 @@ class ModelConfig:
     operator_norm: bool = option(True, "Layer norms in s_nonlin, the map from u to z (paper: yes).")
     operator_gain: float = option(1.0, "Factor of v in o = f + gain·v at the start of training (paper: 1).")
     operator_gain_learned: bool = option(False, "Train the gain, one per irrep of f.")
-    trace_width: int = option(1024, "Hidden width of the invariant decoder (authors: 1024).", low=1)
-    trace_of_residual: bool = option(False, "Make the label T of H minus the two-centre reference.")
+    trace_width: int = option(1024, "Hidden width of the invariant decoder (authors: 1024).", low=2)
+    trace_of_residual: bool = option(
+        False, "Make the labels T (+Trace, +TraceGrad) of H minus the two-centre reference."
+    )
     hermitian: bool = option(True, "Symmetrise the decoded blocks over (i, j, R) and (j, i, -R).")
     time_reversal: bool = option(True, "Spinful data: predict only the components that time reversal allows.")
     reference: bool = option(False, "Let the network learn H minus the two-centre reference of the training set.")
@@ -114,7 +119,7 @@ class TrainingConfig:
     patience: int = option(180, "plateau: epochs without improvement before a decay.", low=1)
     cooldown: int = option(40, "plateau: epochs after a decay in which none follows.", low=0)
     threshold: float = option(0.05, "plateau: relative improvement that counts.", low=0.0, high=1.0)
-    smoothing: float = option(0.1, "plateau: weight of the newest validation loss in the mean.", low=0.0, high=1.0)
+    smoothing: float = option(0.1, "plateau: weight > 0 of the newest validation loss in the mean.", low=0.0, high=1.0)
     final_rate: float = option(0.01, "cosine, one_cycle: last rate over the learning rate.", low=0.0, high=1.0)
     warmup_steps: int = option(0, "Steps in which the rate grows linearly from zero.", low=0)
     clip: float = option(0.0, "Largest norm of the gradient; 0 means no clipping.", low=0.0)
@@ -149,7 +154,7 @@ class TrainingConfig:
     )
     trace_standardize: bool = option(False, "Standardise T over the blocks of each edge (authors' later code).")
     revert_ratio: float = option(
-        2.0, "Go back to the best weights when the loss exceeds ratio × best; 0: never.", low=0.0
+        2.0, "Go back to the best weights when the loss exceeds ratio × best; at least 1, or 0: never.", low=0.0
     )
     revert_epochs: int = option(20, "... for so many epochs in a row.", low=1)
     revert_decay: float = option(0.8, "Factor of the rate at each return.", low=0.0, high=1.0)

@@ -36,7 +36,9 @@ class NetworkConfig(Protocol):
     r_max: float
     num_radial: int
     norm: str
+    num_neighbors: float
     envelope: int
+    envelope_end: float
     backend: str
     operator: str
     operator_width: int
@@ -55,18 +57,19 @@ class NetworkConfig(Protocol):
     harmose_heads: int
 
 
-def build_model(config: NetworkConfig, dataset: Dataset, num_neighbors: float = 1.0) -> nn.Module:
-    """Network for a data set, with fresh weights from torch's generator.
+def build_model(config: NetworkConfig, dataset: Dataset, num_neighbors: float | None = None) -> nn.Module:
+    """Network for a data set, with fresh weights from torch's generator: the one that ``tracegrad train`` trains.
 
     Args:
         config: sizes and setting.
         dataset: gives the elements, their orbitals and the spin.
-        num_neighbors: mean number of neighbours of the training set, for a normalised aggregation; 1 keeps plain sums.
+        num_neighbors: the sum of messages into a node is divided by the root of this; by default that of the
+            configuration.
     """
     return build_network(config, TargetLayout.from_dataset(dataset, config.time_reversal), num_neighbors)
 
 
-def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: float = 1.0) -> nn.Module:
+def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: float | None = None) -> nn.Module:
     """Network for a target layout (as :func:`build_model`)."""
     operator, trace = SETTINGS[config.setting]
     sizes = NetworkSizes(
@@ -77,8 +80,9 @@ def build_network(config: NetworkConfig, targets: TargetLayout, num_neighbors: f
         r_max=config.r_max,
         num_radial=config.num_radial,
         norm=config.norm,
-        num_neighbors=num_neighbors,
+        num_neighbors=config.num_neighbors if num_neighbors is None else num_neighbors,
         envelope=config.envelope,
+        envelope_end=config.envelope_end,
     )
     induction = Induction(
         operator=operator,

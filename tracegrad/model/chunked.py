@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tracegrad.data import Blocks
 from tracegrad.errors import ConfigError
+from tracegrad.graph.build import DEFAULT_LMAX
 from tracegrad.graph.chunks import PairChunk, PairChunks
 from tracegrad.model.deephe3 import DeepHE3
 from tracegrad.model.e3nn_backend import E3nnDeepHE3
@@ -43,9 +44,13 @@ def why_not_chunked(model: nn.Module) -> str | None:
 
 
 def frame_degree(model: nn.Module) -> int:
-    """Largest degree of the frames that a network needs."""
-    network = cast(DeepHE3, getattr(model, "first", model))  # of HarmoSE its equivariant stage
-    return max(layout.lmax for layout in (*network.layouts_node, *network.layouts_edge))
+    """Largest degree of the frames that a network needs.
+
+    Args:
+        model: a network; one without the property ``frame_degree`` needs at most the degree of the published networks,
+            5, or that of its targets, which :func:`tracegrad.graph.build_graph` always provides.
+    """
+    return int(getattr(model, "frame_degree", DEFAULT_LMAX))
 
 
 def predict_in_chunks(model: nn.Module, chunks: PairChunks, progress: Progress | None = None) -> Iterator[Blocks]:

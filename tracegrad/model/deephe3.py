@@ -11,6 +11,7 @@ from e3nn.o3 import Irreps
 from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from tracegrad.errors import DataError
 from tracegrad.graph.layout import TargetLayout
 from tracegrad.model.decoder import HamiltonianDecoder, TraceDecoder
 from tracegrad.model.gradient_induction import GradientInduction
@@ -37,6 +38,7 @@ class NetworkSizes:
         norm: ``"graph"`` (DeepH-E3) or ``"none"``.
         num_neighbors: see :class:`tracegrad.model.update.UpdateConfig`.
         envelope: power of the factor that messages into a node have, see :meth:`DeepHE3.message_weights`; 0 for none.
+        envelope_end: where that factor ends, Å; 0 for ``r_max``.
     """
 
     hidden_irreps: str = "64x0e+32x1o+16x2e+8x3o+8x4e+4x5o"
@@ -48,6 +50,7 @@ class NetworkSizes:
     norm: str = "graph"
     num_neighbors: float = 1.0
     envelope: int = 0
+    envelope_end: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -138,6 +141,11 @@ class DeepHE3(nn.Module):
             irreps["trace"] = Irreps(f"{self.targets.num_channels}x0e")
         return irreps
 
+    @property
+    def frame_degree(self) -> int:
+        """Largest degree of the frames that :func:`tracegrad.graph.build_graph` must make."""
+        return max(layout.lmax for layout in (*self.layouts_node, *self.layouts_edge))
+
     def _induction(self, layout: FrameLayout) -> GradientInduction:
         chosen, invariants = self.induction, self.targets.num_channels
         norm = chosen.norm and invariants > 1  # of one channel it would be constant
@@ -154,6 +162,7 @@ class DeepHE3(nn.Module):
 
     def encode(self, graph: Data) -> tuple[FrameBlocks, FrameBlocks, list[Tensor]]:
         """Node features (global frame), edge features (edge frames), and the invariants ``z`` of every block."""
+        self.check_graph(graph)
         basis, edge_feats = self.embed_edges(graph)
         node_feats, frames = self.embed_nodes(graph.species, basis), EdgeFrames(graph.wigner)
         weights = self.message_weights(graph)
@@ -166,6 +175,24 @@ class DeepHE3(nn.Module):
             if self.has_invariants:
                 edge_feats = self.induce(k, edge_feats, invariants)
         return node_feats, edge_feats, invariants
+
+    def check_graph(self, graph: Data) -> None:
+        """Refuse a graph that the layers cannot compute with.
+
+        Raises:
+            DataError: another dtype than that of the weights, or a batch whose edges are not in our order.
+        """
+        if isinstance(graph.num_pairs, Tensor) and graph.num_pairs.numel() > 1:
+            raise DataError(
+                "expected one graph, or several joined by tracegrad.graph.collate, found a batch of PyTorch Geometric, "
+                "whose edges are in another order; use tracegrad.graph.collate (as collate_fn of torch's DataLoader)"
+            )
+        weights, vectors = self.embedding.weight.dtype, graph.edge_vectors.dtype
+        if weights != vectors:
+            raise DataError(
+                f"expected a graph in the dtype of the weights, {weights}, found {vectors}; build it with "
+                f"build_graph(..., dtype={weights}), or cast the network with .to({vectors})"
+            )
 
     def embed_nodes(self, species: Tensor, like: Tensor) -> FrameBlocks:
         """Node features before the first block, in the dtype of ``like``."""
@@ -183,13 +210,15 @@ class DeepHE3(nn.Module):
     def message_weights(self, graph: Data) -> Tensor | None:
         r"""Factor of the message of every edge into its node, ``(E,)``, or None where it is 1 as in DeepH-E3.
 
-        .. math:: w(r) = (1 - r^2 / r_\mathrm{max}^2)^p
+        .. math:: w(r) = (1 - r^2 / r_\mathrm{end}^2)^p
 
-        so that an atom that leaves the cutoff leaves smoothly, and near atoms count most.
+        up to :math:`r_\mathrm{end}` (``envelope_end``, by default ``r_max``) and 0 beyond, so that an atom that leaves
+        the cutoff leaves smoothly, and near atoms count most.
         """
         if not self.sizes.envelope:
             return None
-        squares = graph.edge_vectors.square().sum(1) / self.sizes.r_max**2
+        end = self.sizes.envelope_end or self.sizes.r_max
+        squares = graph.edge_vectors.square().sum(1) / end**2
         weights: Tensor = (1 - squares).clamp(min=0) ** self.sizes.envelope
         return weights
 

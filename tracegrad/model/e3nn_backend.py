@@ -62,6 +62,7 @@ class E3nnDeepHE3(DeepHE3):
 
     def encode_global(self, graph: Data) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Node features ``(N, dim)``, edge features ``(E, dim)`` and invariants, all in the global frame."""
+        self.check_graph(graph)
         layers = self.layers(graph.edge_vectors)
         distances = graph.edge_vectors.norm(dim=1)
         basis = self.basis(distances)

@@ -102,6 +102,11 @@ class HarmoSE(nn.Module):
         """Irreps that the named outputs have approximately."""
         return self.first.irreps_out
 
+    @property
+    def frame_degree(self) -> int:
+        """Largest degree of the frames that the first stage needs; the second works in the global frame."""
+        return self.first.frame_degree
+
     def calibrate(self, graphs: Iterable[Data]) -> None:
         """Fit scale and reference of the first stage to the training graphs."""
         self.first.calibrate(graphs)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tracegrad import __version__
 from tracegrad.atomic import atomic_write
@@ -26,6 +26,12 @@ from tracegrad.model.build import NetworkConfig
 
 KIND = "tracegrad/network"
 FORMAT = 1
+BACKBONE = (  # options of every network that decide what its weights do
+    *("lmax_sh", "num_blocks", "r_max", "num_radial", "norm", "num_neighbors", "envelope", "envelope_end"),
+    *("hermitian", "reference", "reference_only", "scaling"),
+)
+INVARIANTS = ("operator", "operator_rank", "operator_norm")  # ... of the map from features to z
+SECOND_STAGE = ("harmose_blocks", "harmose_heads")
 PACKAGES = ("torch", "numpy", "e3nn", "torch-geometric", "lightning", "ase", "h5py")
 
 
@@ -151,24 +157,28 @@ def load_checkpoint(path: str | Path) -> tuple[nn.Module, Config, dict[str, Any]
 def make_network(config: ModelConfig, data: DataSummary) -> nn.Module:
     """Network for data of some kind, with fresh weights from torch's generator."""
     targets = TargetLayout(data.orbitals, data.spinful, config.time_reversal)
-    return build_network(cast(NetworkConfig, config), targets, config.num_neighbors)
+    return build_network(cast(NetworkConfig, config), targets)
 
 
-def start_from(path: str | Path, model: nn.Module, data: DataSummary) -> list[str]:
+def start_from(path: str | Path, model: nn.Module, config: ModelConfig, data: DataSummary) -> list[str]:
     """Take weights, scales and reference from another network, e.g. the baseline below a new gradient operator.
+
+    Gains that are not trained are those of the configuration, not of the checkpoint.
 
     Args:
         path: checkpoint to take them from.
         model: network to fill; what the checkpoint lacks stays as it is.
+        config: of that network.
         data: what the network will be trained on.
 
     Returns:
         Names of the tensors that the checkpoint lacks.
 
     Raises:
-        CheckpointError: other orbitals or spin, a tensor of another shape, or nothing in common.
+        CheckpointError: other orbitals or spin, a tensor of another shape, nothing in common, or a configuration with
+            which the same weights are another function.
     """
-    source, _, rest = load_checkpoint(path)
+    source, before, rest = load_checkpoint(path)
     check_same_data(path, rest["data"], data.orbitals, data.spinful)
     given, wanted = source.state_dict(), model.state_dict()
     common = [name for name in wanted if name in given]
@@ -180,8 +190,40 @@ def start_from(path: str | Path, model: nn.Module, data: DataSummary) -> list[st
         raise CheckpointError(
             f"{path}: its tensors do not fit this network ({example}); use the same widths and orbitals"
         )
-    model.load_state_dict({name: given[name] for name in common}, strict=False)
+    changed = changed_meaning(before.model, config, data.spinful)
+    if changed:
+        raise CheckpointError(
+            f"{path}: its weights are another function with this configuration ({', '.join(changed)}); give the values "
+            "that they were trained with, or leave training.start_from out"
+        )
+    fixed = [] if config.operator_gain_learned else [name for name in common if "gains" in name.split(".")]
+    model.load_state_dict({name: given[name] for name in common if name not in fixed}, strict=False)
     return [name for name in wanted if name not in given]
+
+
+def changed_meaning(before: ModelConfig, after: ModelConfig, spinful: bool) -> list[str]:
+    """Name what makes another function of the weights that two networks have in common.
+
+    What one of them lacks is free: the gradient operator and the trace decoder over a baseline, the components that
+    time reversal leaves out where there is no spin.
+
+    Args:
+        before: the weights were trained with it.
+        after: the weights shall be used with it.
+        spinful: whether the Hamiltonians have spin blocks.
+
+    Returns:
+        The keys that differ, with both values.
+    """
+    names = [*BACKBONE, *(("time_reversal",) if spinful else ())]
+    settings = (before.setting, after.setting)
+    if "DeepHE3" not in settings and "HarmoSE" not in settings:
+        names += INVARIANTS
+    if all(setting.startswith("HarmoSE") for setting in settings):
+        names += SECOND_STAGE
+    ends = (0.0 if config.envelope_end == config.r_max else config.envelope_end for config in (before, after))
+    old, new = ({**vars(config), "envelope_end": end} for config, end in zip((before, after), ends, strict=True))
+    return [f"model.{name}: {old[name]!r} -> {new[name]!r}" for name in names if old[name] != new[name]]
 
 
 def check_same_data(path: str | Path, data: DataSummary, orbitals: Mapping[int, Any], spinful: bool) -> None:
@@ -225,6 +267,22 @@ def read_tensors(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: expected a dictionary, found {type(content).__name__}")
     return cast(dict[str, Any], content)
+
+
+def weights_of_state(path: Path) -> dict[str, Tensor]:
+    """Weights and buffers of the network in a state to resume from.
+
+    Args:
+        path: file written by Lightning in the folder of a run.
+
+    Raises:
+        CheckpointError: as :func:`read_tensors`, or the file holds no such state.
+    """
+    content = read_tensors(path)
+    if "pytorch-lightning_version" not in content:
+        raise CheckpointError(f"{path}: expected the state of an unfinished run, found {describe(content)}; {WAY_OUT}")
+    prefix = "model."
+    return {name.removeprefix(prefix): t for name, t in content["state_dict"].items() if name.startswith(prefix)}
 
 
 def describe(content: Mapping[str, Any]) -> str:

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch_geometric.data import Data
 
+from tracegrad.config import ModelConfig
 from tracegrad.data import Structure
-from tracegrad.errors import DataError
+from tracegrad.errors import ConfigError, DataError
 from tracegrad.graph import TargetLayout, build_graph, collate
 from tracegrad.model.output import OutputTransform
 from tracegrad.so3 import random_rotation
@@ -56,6 +57,43 @@ def build_graphs(
 def longest_pair(graphs: Sequence[Data]) -> float:
     """Length of the longest edge in Å, rounded up past the precision of float32."""
     return max(float(graph.edge_vectors.norm(dim=1).max()) for graph in graphs) * (1 + 1e-6)
+
+
+def calibrate(model: nn.Module, config: ModelConfig, graphs: Sequence[Data]) -> None:
+    """Fit scale and reference of a network to the training graphs, where it has them.
+
+    Args:
+        model: network; one without ``calibrate(graphs)`` has no scale and no reference.
+        config: of the network.
+        graphs: training graphs with targets.
+
+    Raises:
+        ConfigError: a scale or a reference is asked for and the network has none.
+    """
+    if hasattr(model, "calibrate"):
+        model.calibrate(graphs)  # type: ignore[operator]
+    elif config.reference or config.scaling != "none":
+        raise ConfigError(
+            f"model.reference {config.reference} and model.scaling {config.scaling!r}: expected a network with "
+            f"calibrate(graphs), which fits them, found {type(model).__name__} without; set them to false and none, or "
+            "add the method (docs/extending.md)"
+        )
+
+
+def output_of(model: nn.Module) -> OutputTransform:
+    """The part of a network that adds the two-centre reference.
+
+    Raises:
+        ConfigError: the network has none.
+    """
+    found = next((part for part in model.modules() if isinstance(part, OutputTransform)), None)
+    if found is None:
+        raise ConfigError(
+            "model.trace_of_residual: expected a network with a tracegrad.model.OutputTransform, which holds the "
+            f"two-centre reference, found {type(model).__name__} without; set it to false, or add one "
+            "(docs/extending.md)"
+        )
+    return found
 
 
 def label_residual(graphs: Sequence[Data], output: OutputTransform) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -52,6 +54,21 @@ def process_rank(training: TrainingConfig) -> int:
 def _environment_number(*names: str) -> int:
     """The first of some environment variables that is set, else 0."""
     return int(next((os.environ[name] for name in names if name in os.environ), 0))
+
+
+@contextmanager
+def cpu_threads(number: int) -> Iterator[None]:
+    """Let torch use so many CPU threads within the block; their number is that of the whole process.
+
+    Args:
+        number: of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(device: torch.device) -> str:

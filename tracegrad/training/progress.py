@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -22,11 +23,13 @@ class ProgressDisplay(Callback):
     Args:
         supervisor: of the run, asked for the state.
         title: what is trained.
+        notes: sentences for the user, shown once before the first step.
     """
 
-    def __init__(self, supervisor: Supervisor, title: str) -> None:
+    def __init__(self, supervisor: Supervisor, title: str, notes: Sequence[str] = ()) -> None:
         self.supervisor = supervisor
         self.title = title
+        self.notes = tuple(notes)
         self.console = Console(stderr=True)
         self.shown = 0.0
         self.bar = Progress(
@@ -42,7 +45,10 @@ class ProgressDisplay(Callback):
         self.task = self.bar.add_task(title, total=1.0)
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Open the bar."""
+        """Show the notes, then open the bar."""
+        if trainer.is_global_zero:
+            for note in self.notes:
+                self.console.print(note, highlight=False, markup=False, soft_wrap=True)
         if trainer.is_global_zero and self.console.is_terminal:
             self.bar.start()
 

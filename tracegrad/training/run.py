@@ -21,13 +21,22 @@ from tracegrad.data.cutoffs import pair_cutoffs
 from tracegrad.errors import ConfigError
 from tracegrad.graph import TargetLayout
 from tracegrad.model import frame_degree
-from tracegrad.model.output import OutputTransform
 from tracegrad.training.callbacks import Supervisor, ValidationSet, validation_interval
-from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from
-from tracegrad.training.data import DTYPES, BatchOrder, BatchStream, build_graphs, label_residual, longest_pair
-from tracegrad.training.device import choose_device, device_name, git_commit, process_rank
+from tracegrad.training.checkpoint import DataSummary, make_network, save_checkpoint, start_from, weights_of_state
+from tracegrad.training.data import (
+    DTYPES,
+    BatchOrder,
+    BatchStream,
+    build_graphs,
+    calibrate,
+    label_residual,
+    longest_pair,
+    output_of,
+)
+from tracegrad.training.device import choose_device, cpu_threads, device_name, git_commit, process_rank
 from tracegrad.training.folder import FINAL_FILE, open_run_folder, threads_of, write_config
 from tracegrad.training.guard import TrainingError, WeightAverage
+from tracegrad.training.limits import Limits
 from tracegrad.training.module import TrainingModule
 from tracegrad.training.progress import ProgressDisplay
 from tracegrad.training.recorded import CudaRecorder
@@ -50,18 +59,22 @@ class Run:
         supervisor: everything around the steps.
         resume: states to continue from.
         data: what the checkpoint says of the data; at the end of a long run they need not be there any more.
+        limits: what of the training set the network cannot learn.
     """
 
     module: TrainingModule
     supervisor: Supervisor
     resume: ResumeState
     data: DataSummary
+    limits: Limits
 
 
 def train(
     config: Config, out: str | Path, *, resume: bool = False, quiet: bool = False, dataset: Dataset | None = None
 ) -> Path:
     """Train a network and leave ``final.ckpt`` in a folder.
+
+    The CPU threads of the process are afterwards as many as before.
 
     Args:
         config: what to do.
@@ -75,7 +88,7 @@ def train(
 
     Raises:
         ConfigError: the folder holds another run.
-        TrainingError: the loss was not a number in spite of returns to the best weights.
+        TrainingError: the loss was not a number in spite of returns to the best weights, or before there were any.
         Interrupted: SIGINT or SIGTERM; the state is saved.
     """
     folder = Path(out)
@@ -83,17 +96,18 @@ def train(
         if resume and (folder / FINAL_FILE).is_file():
             return folder / FINAL_FILE
         data = dataset or load_dataset(config.data.dataset, source=config.data.source)
-        torch.set_num_threads(threads_of(folder, config.training.threads))
-        check_budget(config)
-        run = prepare(config, data, choose_device(config.training), folder)
-        fit(run, config, folder, quiet=quiet)
-        return _save_final(run, config, folder)
+        with cpu_threads(threads_of(folder, config.training.threads)):
+            check_budget(config)
+            run = prepare(config, data, choose_device(config.training), folder)
+            fit(run, config, folder, quiet=quiet)
+            return _save_final(run, config, folder)
 
 
 def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -> Run:
     """Build the network and the graphs.
 
-    The initial weights depend on the seed and the setting only; the order of the data on the seed only.
+    The initial weights depend on the seed and the setting only; the order of the data on the seed only. A run that
+    goes on has its weights, scales and reference from its state: what it started from may be gone.
     """
     training = config.training
     dtype = DTYPES[training.dtype]
@@ -108,13 +122,16 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
         build_graphs(part, targets, lmax=frame_degree(model), dtype=dtype, device=device)
         for part in (structures, data.val)
     )
-    if training.start_from:
-        start_from(training.start_from, model, DataSummary.of(data))
+    state = folder / RESUME_FILE
+    if training.start_from and state.is_file():
+        model.load_state_dict(weights_of_state(state))
+    elif training.start_from:
+        start_from(training.start_from, model, config.model, DataSummary.of(data))
     else:
-        model.calibrate(graphs)  # type: ignore[operator]
+        calibrate(model, config.model, graphs)
     model.to(dtype=dtype, device=device)
     if config.model.trace_of_residual:
-        label_residual(graphs, next(part for part in model.modules() if isinstance(part, OutputTransform)))
+        label_residual(graphs, output_of(model))
     order = BatchOrder(len(graphs), training.batch_size, training.seed, world_size=training.devices * training.nodes)
     steps = order.steps_per_epoch
     supervisor = Supervisor(
@@ -131,7 +148,7 @@ def prepare(config: Config, data: Dataset, device: torch.device, folder: Path) -
     cutoff = longest_pair(graphs)
     summary = DataSummary.of(data, cutoff, pair_cutoffs(structures, cutoff))
     resume = ResumeState(folder, training.checkpoint_seconds, data.split_sha256, device_name(device))
-    return Run(module, supervisor, resume, summary)
+    return Run(module, supervisor, resume, summary, Limits.of(config.model, targets, graphs))
 
 
 def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
@@ -144,7 +161,7 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
     callbacks: list[lightning.Callback] = [run.supervisor, run.resume]
     if not quiet:
         title = f"{config.data.dataset} {config.model.setting} seed {training.seed}"
-        callbacks.append(ProgressDisplay(run.supervisor, title))
+        callbacks.append(ProgressDisplay(run.supervisor, title, run.limits.notes()))
     state = folder / RESUME_FILE
     with quiet_lightning():
         trainer = lightning.Trainer(
@@ -171,8 +188,18 @@ def fit(run: Run, config: Config, folder: Path, *, quiet: bool = False) -> None:
 
 
 def _save_final(run: Run, config: Config, folder: Path) -> Path:
-    """Choose the final weights and save them."""
+    """Choose the final weights and save them.
+
+    Raises:
+        TrainingError: the run went back to its initial weights, so that there are no others.
+    """
     supervisor, model = run.supervisor, run.module.model
+    if supervisor.nan_reverts and supervisor.held[0] == 0:
+        raise TrainingError(
+            f"{folder}: expected a validation with a finite loss, found none before the losses that are not: the run "
+            f"went back to its initial weights {supervisor.nan_reverts} times and ends with them, so that nothing is "
+            "saved; lower training.learning_rate, set training.clip, or validate sooner (training.validate_every)"
+        )
     best, last = supervisor.best, supervisor.history[-1]
     if config.training.select == "best" and best is not None and best.step > 0:
         supervisor.take_best(model)
@@ -186,6 +213,7 @@ def _save_final(run: Run, config: Config, folder: Path) -> Path:
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "device": ", then ".join(run.resume.devices),
         "git_commit": git_commit(),
+        **run.limits.record(),
     }
     if process_rank(config.training) == 0:
         with supervisor.average.applied():

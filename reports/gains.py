@@ -21,21 +21,24 @@ from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from reports.figures import COLOURS, save_figure
 from reports.records import BASELINE, RunRecord, by_comparison, load_records
-from reports.render import EMPTY, markdown_grid
+from reports.render import EMPTY, change_text, markdown_grid
 from reports.tables import PAPER, Row, build_tables, read_published
 from tracegrad.atomic import atomic_write
 from tracegrad.errors import DataError, TracegradError
 
 METHOD = "DeepHE3+TraceGrad"
 METRIC = "mae_all"
+BUNDLED = "bundled"
 MARKERS = {"MG": "o", "MM": "s", "BG": "^", "BB": "D", "BT": "v", "BS": "P"}
+OTHER_RATE = "recipe paper, another rate"
 GROUPS = {
     "recipe fast": COLOURS[BASELINE],
     "recipe paper, published rate": COLOURS[METHOD],
-    "recipe paper, another rate": COLOURS["HarmoSE+TraceGrad"],
+    OTHER_RATE: COLOURS["HarmoSE+TraceGrad"],
 }
 PUBLISHED = Path(__file__).resolve().parent.parent / "tracegrad" / "data" / "presets"  # hyperparameters by database
 STEM = "gains"
+GRID = "gains_by_condition"
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,18 @@ class Gain:
     steps: int = 0
     rate: str = EMPTY
     seeds: int = 1
-    source: str = "bundled"
+    source: str = BUNDLED
+
+    @property
+    def subset_key(self) -> tuple[str, str]:
+        """Database and subset."""
+        return self.dataset, self.subset
 
     @property
     def where(self) -> str:
         """Name of the subset, such as ``BB nt``, with the file of data that are not bundled."""
         name = self.dataset if self.subset == "all" else f"{self.dataset} {self.subset}"
-        return name if self.source == "bundled" else f"{name} ({Path(self.source).stem})"
+        return name if self.source == BUNDLED else f"{name} ({Path(self.source).stem})"
 
 
 def read_gains(folder: Path) -> list[Gain]:
@@ -140,9 +148,45 @@ def table(gains: Sequence[Gain]) -> str:
     head = ["recipe and rate", "steps", "rate", "data", "seeds", f"{BASELINE} (meV)", "+TraceGrad (meV)", "change"]
     lines = []
     for gain in sorted(gains, key=lambda gain: list(GROUPS).index(gain.group)):
-        errors = [f"{gain.baseline:.3f}", f"{gain.baseline * (1 + gain.change):.3f}", f"{100 * gain.change:+.1f} %"]
+        errors = [f"{gain.baseline:.3f}", f"{gain.baseline * (1 + gain.change):.3f}", change_text(gain.change)]
         lines.append([gain.group, f"{gain.steps:,}", gain.rate, gain.where, str(gain.seeds), *errors])
     return "\n".join(markdown_grid(head, lines)) + "\n"
+
+
+def grid(ours: Sequence[Gain], paper: Sequence[Gain]) -> str:
+    """Markdown: changes, a line per condition and a column per subset; bold: at least the paper's reduction."""
+    head = ["recipe and rate", "rate", "steps", "seeds", *(gain.where for gain in paper)]
+    target = {gain.subset_key: gain.change for gain in paper}
+    conditions: dict[tuple[int, str, int, str, int], dict[tuple[str, str], Gain]] = {}
+    for gain in ours:
+        # databases differ in their published rates, and in those chosen for `fast`; any other makes a line of its own
+        rate = gain.rate if gain.group == OTHER_RATE else ""
+        source = "" if gain.source == BUNDLED else f", {Path(gain.source).stem}"
+        condition = (list(GROUPS).index(gain.group), rate, gain.steps, source)
+        times = sum(gain.subset_key in others for key, others in conditions.items() if key[:-1] == condition)
+        conditions.setdefault((*condition, times), {})[gain.subset_key] = gain
+    lines = []
+    for (group, _, steps, source, _), gains in sorted(conditions.items()):
+        rates = {float(rate) for gain in gains.values() for rate in gain.rate.split(" / ")}
+        seeds = {gain.seeds for gain in gains.values()}
+        cells = [_change(gains.get(key), target[key]) for key in target]
+        lines.append([list(GROUPS)[group] + source, _span(rates), f"{steps:,}", _span(seeds), *cells])
+    lines.append([PAPER, EMPTY, EMPTY, EMPTY, *(_change(gain) for gain in paper)])
+    return "\n".join(markdown_grid(head, lines)) + "\n"
+
+
+def _span(values: set[float] | set[int]) -> str:
+    """Smallest to largest of some numbers."""
+    ends = [f"{value:g}" for value in sorted({min(values), max(values)})]
+    return " to ".join(ends)
+
+
+def _change(gain: Gain | None, target: float | None = None) -> str:
+    """A cell of the grid, bold where it reaches the target."""
+    if gain is None:
+        return EMPTY
+    text = change_text(gain.change)
+    return f"**{text}**" if target is not None and gain.change <= target else text
 
 
 def draw(ours: Sequence[Gain], paper: Sequence[Gain]) -> Figure:
@@ -184,18 +228,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m reports.gains", description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="folders of sweeps")
-    parser.add_argument("--out", type=Path, default=Path("reports/results"), help=f"folder of {STEM}.md, .png, .svg")
+    parser.add_argument("--out", type=Path, default=Path("reports/results"), help="folder of what is written")
     options = parser.parse_args(arguments)
     try:
         gains = [gain for folder in options.folders for gain in read_gains(folder)]
         options.out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(options.out / f"{STEM}.md") as temporary:
-            temporary.write_text(table(gains), encoding="utf-8")
-        save_figure(draw(gains, published_gains()), options.out, STEM)
+        paper = published_gains()
+        for stem, text in ((STEM, table(gains)), (GRID, grid(gains, paper))):
+            with atomic_write(options.out / f"{stem}.md") as temporary:
+                temporary.write_text(text, encoding="utf-8")
+        save_figure(draw(gains, paper), options.out, STEM)
     except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(table(gains), end="")
+    print(f"{table(gains)}\n{grid(gains, paper)}", end="")
     return 0
 
 

@@ -128,6 +128,12 @@ def test_readme_shows_the_summary_of_the_committed_results(root: Path) -> None:
     assert shown == rows
 
 
+def test_readme_shows_the_grid_of_the_gains(root: Path) -> None:
+    grid = (root / "reports/results/gains_by_condition.md").read_text(encoding="utf-8")
+    assert grid.startswith("| recipe and rate | rate | steps |")
+    assert grid in (root / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_readme_shows_the_example_that_is_run(root: Path, name: str) -> None:
     code = (root / "examples" / name).read_text(encoding="utf-8")

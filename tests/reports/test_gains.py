@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from reports.gains import GROUPS, METHOD, Gain, draw, main, published_gains, read_gains
+from reports.gains import GROUPS, METHOD, Gain, draw, grid, main, published_gains, read_gains
 from reports.tables import PAPER
 from tracegrad.data import DATABASES
 
@@ -61,6 +61,31 @@ def test_the_paper_has_ten_changes_all_below_zero() -> None:
     assert {gain.group for gain in gains} == {PAPER}
 
 
+def test_the_grid_has_a_line_per_condition_and_marks_what_reaches_the_paper() -> None:
+    fast, published, other = GROUPS
+    paper = [Gain("MG", "all", 0.3, -0.30, PAPER), Gain("BB", "t", 0.5, -0.18, PAPER)]
+    ours = [
+        Gain("MG", "all", 1.0, -0.30, fast, 80, "0.1 / 0.05", 3),  # as much as the paper
+        Gain("BB", "t", 2.0, -0.17, fast, 80, "0.05", 1),  # a little less
+        Gain("MG", "all", 1.0, -0.31, fast, 80, "0.1"),  # the same condition again: a line of its own
+        Gain("MG", "all", 1.0, 0.1, fast, 80, "0.05", source="data/more.h5"),
+        Gain("BB", "t", 1.0, 0.2, other, 80, "0.02"),
+        Gain("MG", "all", 1.0, 0.3, other, 80, "0.01"),
+        Gain("MG", "all", 1.0, 0.0, published, 1200, "0.003"),
+    ]
+    head, _, *lines = grid(ours, paper).splitlines()
+    assert head == "| recipe and rate | rate | steps | seeds | MG | BB t |"
+    assert lines == [
+        f"| {fast} | 0.05 to 0.1 | 80 | 1 to 3 | **-30.0 %** | -17.0 % |",
+        f"| {fast} | 0.1 | 80 | 1 | **-31.0 %** | – |",
+        f"| {fast}, more | 0.05 | 80 | 1 | +10.0 % | – |",
+        f"| {published} | 0.003 | 1,200 | 1 | +0.0 % | – |",
+        f"| {other} | 0.01 | 80 | 1 | +30.0 % | – |",
+        f"| {other} | 0.02 | 80 | 1 | – | +20.0 % |",
+        f"| {PAPER} | – | – | – | -30.0 % | -18.0 % |",
+    ]
+
+
 def test_every_comparison_is_one_mark_and_the_papers_stand_apart() -> None:
     fast, paper, _ = GROUPS
     ours = [Gain("MG", "all", 1.0, -0.1, fast), Gain("BB", "t", 2.0, 0.1, paper)]
@@ -83,10 +108,11 @@ def test_the_command_writes_table_and_figure_and_refuses_half_a_comparison(
     write_into(folders[1], pair[0])
     assert main([str(folders[0]), "--out", str(tmp_path / "out")]) == 0
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert written == ["gains.md", "gains.png", "gains.svg"]
+    assert written == ["gains.md", "gains.png", "gains.svg", "gains_by_condition.md"]
     text = capsys.readouterr().out
-    assert text == (tmp_path / "out" / "gains.md").read_text(encoding="utf-8")
-    assert re.findall(r"BB n?t .*", text) == [
+    details, by_condition = ((tmp_path / "out" / name).read_text(encoding="utf-8") for name in written if "md" in name)
+    assert text == f"{details}\n{by_condition}"
+    assert re.findall(r"(?<=\| )BB n?t \| 1 .*", text) == [
         "BB nt | 1 | 3.500 | 1.750 | -50.0 % |",
         "BB t | 1 | 3.500 | 1.750 | -50.0 % |",
     ]

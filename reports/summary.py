@@ -33,7 +33,10 @@ def summary(tables: Sequence[Table]) -> str:
         head = ["data", "test structures", "backbone", "alone", *ADDITIONS, *controls, "paper: +TraceGrad, on its data"]
         lines = [line for table in members for line in _lines(table, controls)]
         what = f"{METRIC.replace('mae', 'MAE')} in meV, {comparison.title}{steps_text(members)}"
-        spread = "mean ± standard deviation over seeds, one run without; change against the same seeds of the backbone."
+        spread = (
+            "mean ± standard deviation over seeds, one run without; change against the same seeds of the backbone; "
+            f"{EMPTY} where nothing was run or published."
+        )
         text = f"{what}; {spread}{equivariance_text([row for table in members for row in table.rows])}"
         parts.append("\n".join([text, "", *markdown_grid(head, lines)]))
     return "\n\n".join(parts) + "\n"

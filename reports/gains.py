@@ -154,7 +154,7 @@ def table(gains: Sequence[Gain]) -> str:
 
 
 def grid(ours: Sequence[Gain], paper: Sequence[Gain]) -> str:
-    """Markdown: changes, a line per condition and a column per subset; bold: at least the paper's reduction."""
+    """Markdown: changes in %, a line per condition, a column per subset; bold: at least the paper's reduction."""
     head = ["recipe and rate", "rate", "steps", "seeds", *(gain.where for gain in paper)]
     target = {gain.subset_key: gain.change for gain in paper}
     conditions: dict[tuple[int, str, int, str, int], dict[tuple[str, str], Gain]] = {}
@@ -185,7 +185,7 @@ def _change(gain: Gain | None, target: float | None = None) -> str:
     """A cell of the grid, bold where it reaches the target."""
     if gain is None:
         return EMPTY
-    text = change_text(gain.change)
+    text = change_text(gain.change).removesuffix(" %")
     return f"**{text}**" if target is not None and gain.change <= target else text
 
 

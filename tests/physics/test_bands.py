@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import warnings
 from dataclasses import replace
@@ -9,6 +10,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.linalg
+from ase.cell import Cell
+from ase.dft.kpoints import parse_path_string
 
 from tracegrad.data import Blocks, Structure, load_dataset
 from tracegrad.errors import DataError
@@ -29,6 +32,7 @@ from tracegrad.physics import (
     valence_electrons,
 )
 
+HEXAGON = np.array([[2.46, 0.0, 0.0], [-1.23, 1.23 * np.sqrt(3.0), 0.0], [0.0, 0.0, 1.0]])
 K_POINT = [[1 / 3, 1 / 3, 0.0]]
 HOPPING, OVERLAP = -2.7, 0.1
 
@@ -188,6 +192,37 @@ def test_path_leaves_the_vacuum_out() -> None:
     with pytest.raises(DataError, match="expected special points such as GMKG, found ''"):
         k_path(structure, "")
     assert len(k_path(structure, "G").points) == 1  # control: one point is a path
+
+
+@pytest.mark.parametrize("points", [2, 4, 10, 60])
+@pytest.mark.parametrize(
+    ("cell", "path", "breaks"),
+    [
+        (np.diag([2.46, 40.0, 20.0]), "GXSYGS", []),  # a ribbon: X to S and Y to G are short
+        (HEXAGON * [[1.0], [1.0], [30.5]], "GMKGALHA,LM,KH", ["A,L", "M,K"]),
+        (HEXAGON * [[1.0], [1.0], [30.5]], "GAL", []),
+    ],
+)
+def test_every_segment_has_its_length_and_only_a_break_has_none(
+    chain: Structure, cell: np.ndarray, path: str, breaks: list[str], points: int
+) -> None:
+    everywhere = {(*shift, 0, 0): np.zeros((1, 1)) for shift in np.eye(3, dtype=int).tolist()}
+    blocks = Blocks.from_dict({(0, 0, 0, 0, 0): np.zeros((1, 1)), **everywhere})
+    structure = replace(chain, cell=cell, hamiltonian=blocks, overlap=None)
+    found = k_path(structure, path, points)
+    assert [label for _, label in found.ticks if "," in label] == breaks
+    assert ",".join(label for _, label in found.ticks).replace(",", "") == path.replace(",", "")
+    # the length of each segment, from the fractional coordinates of its ends
+    special = Cell(cell).bandpath(path).special_points
+    inverse = 2 * np.pi * np.linalg.inv(cell).T
+    lengths = [
+        np.linalg.norm((special[b] - special[a]) @ inverse)
+        for section in parse_path_string(path)
+        for a, b in itertools.pairwise(section)
+    ]
+    assert np.diff([place for place, _ in found.ticks]) == pytest.approx(lengths, abs=1e-9)
+    assert min(lengths) > 0.05
+    assert {place for place, _ in found.ticks} <= set(found.distance.tolist())
 
 
 def test_density_of_states_counts_the_electrons(graphene: Structure) -> None:

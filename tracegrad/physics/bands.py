@@ -9,6 +9,7 @@ from itertools import product
 
 import numpy as np
 from ase.cell import Cell
+from ase.dft.kpoints import BandPath, parse_path_string
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 from scipy.special import expit
@@ -77,16 +78,37 @@ def k_path(structure: Structure, path: str | None = None, points: int = 60) -> K
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ASE's remarks on cells in an unusual setting
             found = Cell(structure.cell).bandpath(path, npoints=points, pbc=periodic.tolist())
-        distance, positions, labels = found.get_linear_kpoint_axis()
     except Exception as error:  # what ASE raises depends on the lattice
         raise DataError(f"no k-path {path or ''} for this cell ({type(error).__name__}: {error})") from error
     if not len(found.kpts):
         raise DataError(f"k-path: expected special points such as GMKG, found {path!r}; leave it out for the usual one")
-    ticks: dict[float, tuple[float, str]] = {}  # a break of the path has two labels at one position
-    for position, label in zip(positions.tolist(), labels, strict=True):
-        place, known = ticks.get(round(position, 9), (position, label))
-        ticks[round(position, 9)] = (place, label if known == label else f"{known},{label}")
-    return KPath(np.asarray(found.kpts), np.asarray(distance), tuple(ticks.values()))
+    return KPath(np.asarray(found.kpts), *_axis(found))
+
+
+def _axis(found: BandPath) -> tuple[NDArray[np.float64], tuple[tuple[float, str], ...]]:
+    """Distance along a path in 1/Å, and where its special points are; a break of the path has no length, two labels.
+
+    ASE's own axis takes every segment of one step for a break.
+    """
+    steps = np.linalg.norm(np.diff(found.cartesian_kpts(), axis=0, prepend=found.cartesian_kpts()[:1]), axis=1)
+    marks: list[tuple[int, str]] = []
+    k = 0
+    for section in parse_path_string(found.path):
+        for place, label in enumerate(section):
+            while not np.allclose(found.kpts[k], found.special_points[label], rtol=0, atol=1e-9):
+                k += 1
+            if place == 0:
+                steps[k] = 0.0
+            marks.append((k, label))
+            k += 1
+    distance = 2 * np.pi * np.cumsum(steps)
+    ticks: list[tuple[float, str]] = []
+    for k, label in marks:
+        if ticks and ticks[-1][0] == distance[k]:
+            ticks[-1] = (ticks[-1][0], f"{ticks[-1][1]},{label}")
+        else:
+            ticks.append((float(distance[k]), label))
+    return distance, tuple(ticks)
 
 
 def k_mesh(divisions: Sequence[int], gamma: bool = False) -> NDArray[np.float64]:

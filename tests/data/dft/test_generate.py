@@ -29,14 +29,16 @@ from tracegrad.errors import DataError
 RECORDED = Path(__file__).parent / "recorded"
 TO_COMPACT_EV = 0.51 * 1e-6 * 27.2114
 
-# Reads the input first, as the engine does; every run leaves one line in calls.txt.
+# Reads the input first and appends to an output that is there, as the engine does; every run leaves one line in
+# calls.txt.
 ENGINE = """#!{python}
 import pathlib, shutil, sys
 text = pathlib.Path("run.inp").read_text()
 with open({calls!r}, "a") as calls:
     calls.write([line.split()[1] for line in text.splitlines() if "METHOD" in line and "MIXING" in line][0] + "\\n")
-kept = text
+kept, earlier = text, pathlib.Path("run.out").read_text() if pathlib.Path("run.out").exists() else ""
 {body}
+pathlib.Path("run.out").write_text(earlier + pathlib.Path("run.out").read_text())
 """
 CONVERGES = 'shutil.unpack_archive({archive!r}, ".", filter="data"); pathlib.Path("run.inp").write_text(kept)'
 FAILS = 'pathlib.Path("run.out").write_text("  *** WARNING: SCF run NOT converged ***")'

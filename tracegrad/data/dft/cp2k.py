@@ -75,6 +75,7 @@ def run_cp2k(program: str, folder: Path) -> tuple[str, float]:
     Raises:
         ScfError: If the program leaves no output.
     """
+    (folder / OUTPUT_NAME).unlink(missing_ok=True)  # the engine would append to that of another mixing
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [program, "-i", INPUT_NAME, "-o", OUTPUT_NAME]
     with (folder / ERRORS_NAME).open("wb") as errors:

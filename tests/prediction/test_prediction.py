@@ -22,6 +22,7 @@ from tracegrad.prediction import (
     Predictor,
     predict,
     predict_like,
+    predict_to_folder,
     read_atoms,
     structure_from_atoms,
     write_prediction,
@@ -316,6 +317,42 @@ def test_faults_end_with_a_message_and_leave_nothing_behind(
     assert main(["predict", str(checkpoint), str(source), "--overlap", "none", "--out", str(blocked / "out")]) == 2
     assert "Traceback" not in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "sheet.vasp", "short.ckpt"]
+
+
+def test_a_place_that_cannot_be_had_is_refused_before_the_network_runs(
+    checkpoint: Path, graphene: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(checkpoint)
+    monkeypatch.setattr(type(predictor), "complete", lambda *_: pytest.fail("the network has run"))
+    (tmp_path / "file").write_text("")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note").write_text("")
+    for place in ("file", "file/sub", "full"):
+        with pytest.raises(DataError, match=r"cannot be written|not empty"):
+            predict_to_folder(predictor, as_atoms(graphene), tmp_path / place, overlap="none")
+    with pytest.raises(pytest.fail.Exception, match="has run"):  # control: a place that can
+        predict_to_folder(predictor, as_atoms(graphene), tmp_path / "free", overlap="none")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "full"]
+
+
+@pytest.mark.parametrize("place", ["link", "."])
+@pytest.mark.parametrize("chunk", [None, 100])
+def test_an_empty_folder_that_is_there_is_filled_and_stays_the_same_folder(
+    checkpoint: Path, graphene: Structure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str,
+    chunk: int | None,
+) -> None:  # fmt: skip
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "link").symlink_to(scratch)
+    monkeypatch.chdir(scratch if place == "." else tmp_path)
+    before = scratch.stat().st_ino
+    predictor = Predictor.load(checkpoint)
+    predict_to_folder(predictor, as_atoms(graphene), place, overlap="none", chunk_edges=chunk)
+    assert (tmp_path / "link").is_symlink()
+    assert scratch.stat().st_ino == before
+    assert read_deeph(scratch).n_atoms == len(graphene.numbers)
+    assert (scratch / "prediction.json").is_file()
+    assert not [path for path in scratch.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write everywhere")

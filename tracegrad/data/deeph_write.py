@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -72,10 +73,7 @@ def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -
             f"{structure.name or 'structure'}: a DeepH folder needs three lattice vectors that span a volume, found "
             f"{structure.cell.tolist()}; give a molecule a box"
         )
-    folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")
-    with new_folder(folder) as temporary:
+    with new_folder(Path(folder)) as temporary:
         bare = Structure(**{**structure.fields(), "hamiltonian": None, "overlap": None})
         writer = (_LegacyWriter if form == "legacy" else _NewWriter)(bare, temporary)
         try:
@@ -86,28 +84,46 @@ def open_deeph(structure: Structure, folder: str | Path, form: str = "legacy") -
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder that takes the place of ``folder`` when the block succeeds, and vanishes when it fails.
+    """A temporary folder that becomes ``folder`` when the block succeeds, and vanishes when it fails.
+
+    An empty folder that is there stays, since it may be the working directory or a mount point; it is filled at the
+    end.
 
     Args:
-        folder: the folder to make; it must not exist, or be empty.
+        folder: the folder to make; it must not exist, or be empty. A link is followed.
 
     Yields:
-        The temporary folder, beside ``folder``.
+        The temporary folder, beside ``folder`` or in it.
 
     Raises:
+        DataError: if the folder holds something, or is a file.
         OSError: if there can be no folder of that name, or something was put into it meanwhile.
     """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")
+    folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    empty = folder.is_dir()
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder if empty else folder.parent))
     try:
         yield temporary
-        temporary.chmod(0o755)
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(temporary, folder)
+        if empty:
+            _fill(folder, temporary)
+        else:
+            temporary.chmod(0o755)
+            os.rename(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _fill(folder: Path, temporary: Path) -> None:
+    """Move what a folder in an otherwise empty folder holds up into it."""
+    if any(item != temporary for item in folder.iterdir()):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(folder))
+    for item in sorted(temporary.iterdir()):
+        item.rename(folder / item.name)
+    temporary.rmdir()
 
 
 class DeephWriter:

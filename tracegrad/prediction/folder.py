@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +13,7 @@ import numpy as np
 
 from tracegrad.atomic import atomic_write
 from tracegrad.data import Blocks, Structure, open_deeph, write_deeph
+from tracegrad.data.deeph_write import new_folder
 from tracegrad.data.structure import check_fermi_energy
 from tracegrad.errors import DataError
 from tracegrad.model.chunked import Progress
@@ -55,17 +53,17 @@ def predict_to_folder(
     Raises:
         DataError: as :func:`tracegrad.predict` and :func:`write_prediction`.
     """
-    _check_free(Path(folder))
     check_fermi_energy(fermi_energy, "fermi_energy (--fermi)")
     plan = predictor.plan(atoms, r_max=r_max, overlap=overlap, name=name, chunk_edges=chunk_edges)
-    if plan.chunk_edges is None:
-        structure = predictor.complete(plan, fermi_energy, progress)
-        write_prediction(structure, folder, form)
-        return dict(structure.metadata)
-    source = "given" if fermi_energy is not None else "not known: a prediction in chunks keeps no matrices"
-    facts = predictor.facts(plan, fermi_energy, source)
-    structure = replace(plan.structure, metadata=facts).validate()
-    with _staged(Path(folder)) as staging:
+    with _staged(Path(folder)) as staging:  # before the network runs: its result would be lost without a place
+        if plan.chunk_edges is None:
+            structure = predictor.complete(plan, fermi_energy, progress)
+            write_deeph(structure, staging, form)
+            _write_facts(staging, structure.metadata)
+            return dict(structure.metadata)
+        source = "given" if fermi_energy is not None else "not known: a prediction in chunks keeps no matrices"
+        facts = predictor.facts(plan, fermi_energy, source)
+        structure = replace(plan.structure, metadata=facts).validate()
         with open_deeph(structure, staging, form) as writer:
             if structure.overlap is not None:
                 writer.add("overlap", structure.overlap)
@@ -104,25 +102,14 @@ def _checked(predictor: Predictor, plan: Plan, progress: Progress | None) -> Ite
         yield part
 
 
-def _check_free(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder}: already there and not empty; choose another folder or remove it")
-
-
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A name for a folder that takes the place of ``folder`` at the end, and vanishes where the block fails."""
-    _check_free(folder)
-    staging = folder.parent / f".{folder.name}.{secrets.token_hex(8)}.tmp"
+    """An empty folder that becomes ``folder`` at the end, and vanishes where the block fails."""
     try:
-        yield staging
-        if folder.is_dir():
-            folder.rmdir()
-        os.rename(staging, folder)
+        with new_folder(folder) as staging:
+            yield staging
     except OSError as error:
         raise DataError(f"{folder}: cannot be written ({error.strerror or error}); give another --out") from None
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _write_facts(folder: Path, facts: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 import tracegrad
 from tracegrad.cli import COMMANDS, build_parser, generate, main
-from tracegrad.data import Blocks, Structure
+from tracegrad.data import Blocks, Structure, load_dataset, write_deeph
 from tracegrad.data.compact import write_compact
 from tracegrad.data.convert import open_source
 from tracegrad.data.dft import systems
@@ -191,6 +191,11 @@ def test_a_baseline_of_other_structures_is_refused_before_anything_is_measured(
         (["bands", "MG/MG_test_000", "--out", "x", "--smallest-overlap", "-1"], "of at least 0, found -1.0"),
         (["train", *TINY, "--dataset", "MM", "--baseline", "FILES/run/run.json", "--out", "x"], "the same structures"),
         (["info", "--preset", "smok"], "Did you mean 'smoke'"),
+        (
+            ["evaluate", "FILES/run/final.ckpt", "--data", "MG", "--key", "BB"],
+            "--key BB: expected with --data only where",
+        ),
+        (["bands", "MG/MG_test_000", "--bands", "4", "--dos", "--out", "x"], "expected --bands or --dos, found both"),
     ],
 )
 def test_wrong_input_gives_a_message_and_exit_code_2(
@@ -229,6 +234,40 @@ def test_a_key_is_never_taken_for_a_folder_of_that_name(
         assert message in capsys.readouterr().err
     assert main(["bands", "./MG/MG_test_000", "--out", "out"]) == 2
     assert "MG/MG_test_000: no DeepH structure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1251", "cp1252", "utf-8"])  # the first two have no Å
+def test_results_are_printed_where_a_letter_is_missing(
+    files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
+    with (tmp_path / "out").open("w", encoding=encoding) as stream:
+        monkeypatch.setattr(sys, "stdout", stream)
+        command = ["predict", str(files / "run" / "final.ckpt"), str(files / "two.xyz"), "--overlap", "none"]
+        assert main([*command, "--out", str(tmp_path / "predicted")]) == 0
+    text = (tmp_path / "out").read_bytes().decode(encoding)
+    assert "cutoff   1.400 " in text
+    assert ("Å" in text) == (encoding in ("cp1252", "utf-8"))
+
+
+def test_options_that_exclude_each_other_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "--options", "--preset", "smoke"])
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("limit", "dense"), [(104, True), (103, False)])
+def test_spin_counts_where_matrices_are_too_large_to_diagonalise(
+    limit: int, dense: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in ("eigen", "bands", "compare"):
+        monkeypatch.setattr(f"tracegrad.physics.{module}.DENSE_LIMIT", limit)
+    write_deeph(load_dataset("BB").test[0], tmp_path / "bi")  # 52 orbitals, 104 with spin
+    command = ["bands", str(tmp_path / "bi"), "--path", "GM", "--points", "2", "--out", str(tmp_path / "out")]
+    assert main([*command, "--predicted", str(tmp_path / "bi"), "--json"]) == 0
+    assert ("state_similarity" in json.loads(capsys.readouterr().out)["metrics"]) == dense
+    monkeypatch.setattr("tracegrad.physics.bands.MESH_LENGTH", 1.0)
+    assert main([*command, "--dos"]) == (0 if dense else 2)
+    assert ("at most 103 orbitals (with spin)" in capsys.readouterr().err) != dense
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device", "run.json"), KeyboardInterrupt()])

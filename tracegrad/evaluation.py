@@ -96,11 +96,16 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: the file is not a checkpoint, or is one for other elements, orbitals or spin.
-        DataError: there are no such data, or the baseline is of other structures; said before anything is measured.
+        DataError: there are no such data, another key is given for a bundled database, or the baseline is of other
+            structures; said before anything is measured.
     """
     model, config, rest = load_checkpoint(path)
     summary: DataSummary = rest["data"]
     is_path = data not in DATABASES
+    if key is not None and not is_path and key != data:
+        raise DataError(
+            f"--key {key}: expected with --data only where that is a path, found --data {data}; leave it out"
+        )
     if is_path and not Path(data).exists():
         raise DataError(f"{data}: neither such a path nor such a database exists. {did_you_mean(data, DATABASES)}")
     dataset = load_dataset(key or summary.key, source=data) if is_path else load_dataset(data)

@@ -9,11 +9,19 @@ import pytest
 
 from tracegrad.data import DATABASES, Blocks, Structure, load_dataset, read_deeph, write_deeph
 from tracegrad.data.compact import open_compact, write_compact
-from tracegrad.data.convert import convert
+from tracegrad.data.convert import convert, open_source
 from tracegrad.errors import DataError
 
 Maker = Callable[..., Structure]
 SameBlocks = Callable[[Blocks | None, Blocks | None], bool]
+
+
+def test_a_path_is_never_taken_for_a_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "MG").mkdir()
+    assert len(open_source("MG")[0]) == 36  # control: the bundled set
+    with pytest.raises(DataError, match="MG: no DeepH structure in it or below"):
+        open_source(Path("./MG"))
 
 
 @pytest.mark.parametrize("spinful", [False, True], ids=["spinless", "spinful"])

@@ -62,6 +62,9 @@ FAULTS: dict[str, tuple[Change, str]] = {
         r"should be \[7, 7\] .* found \[9, 9\]; check the orbital list",
     ),
     "orbitals of an element missing": (lambda s: {"orbitals": {6: (0, 0, 1)}}, "no orbitals for S; .* names C"),
+    "shell of no degree": (lambda s: {"orbitals": {**s.orbitals, 6: (0, -1)}}, r"l = 0..6, found 6: \(0, -1\)"),
+    "shell of a degree too high": (lambda s: {"orbitals": {**s.orbitals, 7: (9,)}}, r"l = 0..6, found 7: \(9,\)"),
+    "shells of no element": (lambda s: {"orbitals": {**s.orbitals, 500: (0,)}}, r"numbers 1..118 .* found 500: \(0,\)"),
     "spin where there is none": (lambda s: {"spinful": True}, r"should be \[10, 10\] .*\(spinful\), found \[5, 5\]"),
     "complex values without spin": (
         lambda s: {"overlap": s.overlap and s.overlap.with_values(s.overlap.values * 1j)},

@@ -116,7 +116,7 @@ def test_atoms_and_orbitals_keep_their_names() -> None:
 
 def test_sisl_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sisl", None)
-    with pytest.raises(DataError, match=r"tracegrad\[physics\]"):
+    with pytest.raises(DataError, match="pip install sisl"):
         to_sisl(load_dataset("MM").test[0])
 
 

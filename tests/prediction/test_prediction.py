@@ -257,6 +257,53 @@ def test_what_cannot_be_predicted_is_refused(checkpoint: Path, graphene: Structu
             read_atoms(tmp_path / name)
 
 
+PARTLY = """data_x
+_cell_length_a 2.46
+_cell_length_b 2.46
+_cell_length_c 15
+_cell_angle_alpha 90
+_cell_angle_beta 90
+_cell_angle_gamma 120
+loop_
+_atom_site_label
+_atom_site_type_symbol
+_atom_site_fract_x
+_atom_site_fract_y
+_atom_site_fract_z
+_atom_site_occupancy
+C1 C 0.3333 0.6667 0.5 {first}
+{second}C2 C 0.6667 0.3333 0.5 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "found"),
+    [(1.0, "", None), (0.5, "", "C 0.5"), (0.6, "B1 B 0.3333 0.6667 0.5 0.4\n", "C 0.6, B 0.4")],
+)
+def test_a_site_that_is_partly_occupied_is_refused(
+    first: float, second: str, found: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.cif"
+    path.write_text(PARTLY.format(first=first, second=second))
+    if found is None:
+        assert len(read_atoms(path)) == 2
+    else:
+        with pytest.raises(DataError, match=rf"fully occupied by one element, found site \d with {found}; make"):
+            read_atoms(path)
+
+
+@pytest.mark.parametrize("form", ["legacy", "new"])
+def test_the_atoms_of_a_deeph_folder_are_read(form: str, graphene: Structure, tmp_path: Path) -> None:
+    write_deeph(graphene, tmp_path / "a", form)
+    found = read_atoms(tmp_path / "a")
+    assert np.allclose(found.positions, graphene.positions, rtol=0, atol=1e-9)
+    assert np.allclose(found.cell.array, graphene.cell, rtol=0, atol=1e-9)
+    assert found.numbers.tolist() == graphene.numbers.tolist()
+    (tmp_path / "b").mkdir()
+    with pytest.raises(DataError, match="b: no DeepH structure; expected"):
+        read_atoms(tmp_path / "b")
+
+
 def test_hermitian_part_is_a_projection() -> None:
     random = np.random.default_rng(0)
     keys = [(0, 0, 0, 0, 0), (1, 0, 0, 0, 0), (-1, 0, 0, 0, 0)]

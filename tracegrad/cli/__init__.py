@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import os
@@ -52,6 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit code: that of the command, 2 for wrong input, 130 when interrupted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal or file without Å or μ is no reason to fail
     try:
         if "_ARGCOMPLETE" in os.environ:
             _complete()

@@ -58,7 +58,15 @@ def run(options: argparse.Namespace) -> int:
     if options.checkpoint and options.predicted:
         raise DataError("expected --checkpoint or --predicted, found both")
     smallest = SMALLEST_OVERLAP if options.smallest_overlap is None else options.smallest_overlap
+    if options.bands is not None and options.dos:
+        raise DataError("expected --bands or --dos, found both: the density of states needs all energies")
     structure, dataset = _structure(options.structure)
+    size = int(structure.n_orbitals.sum()) * (2 if structure.spinful else 1)
+    if options.dos and size > DENSE_LIMIT:
+        raise DataError(
+            f"--dos: expected at most {DENSE_LIMIT:,} orbitals (with spin), since all energies are computed at every "
+            f"point of a mesh, found {size:,}; leave it out"
+        )
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always", physics.IllConditionedOverlap)
         route = physics.k_path(structure, options.path, options.points)
@@ -71,8 +79,7 @@ def run(options: argparse.Namespace) -> int:
             label, guess = other
             predicted[label] = physics.band_structure(guess, route, bands=options.bands, smallest_overlap=smallest)
             assert guess.hamiltonian is not None
-            small = options.bands is None and structure.n_orbitals.sum() <= DENSE_LIMIT
-            if small and physics.occupation_is_known(structure):
+            if options.bands is None and size <= DENSE_LIMIT and physics.occupation_is_known(structure):
                 extra["metrics"] = physics.compare_hamiltonians(guess.hamiltonian, structure, smallest_overlap=smallest)
             else:
                 extra["metrics"] = physics.gauge_errors(guess.hamiltonian, structure)

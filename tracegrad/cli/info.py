@@ -22,8 +22,9 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers, "info", "Versions, devices, data that are at hand, and the options of a configuration.", EXAMPLES
     )
-    parser.add_argument("--options", action="store_true", help="list every option of a configuration")
-    parser.add_argument("--preset", metavar="NAME", help="print a preset file")
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--options", action="store_true", help="list every option of a configuration")
+    choice.add_argument("--preset", metavar="NAME", help="print a preset file")
     parser.set_defaults(run=run)
 
 

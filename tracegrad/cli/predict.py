@@ -27,12 +27,14 @@ def register(subparsers: Subparsers) -> None:
     parser = add_command(
         subparsers,
         "predict",
-        "Predict the Hamiltonian of a structure that ASE can read, and write it as a DeepH folder with "
+        "Predict the Hamiltonian of a structure, and write it as a DeepH folder with "
         "prediction.json, which names the checkpoint, the cutoff, and the sources of overlap and Fermi level.",
         EXAMPLES,
     )
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="final.ckpt of a run")
-    parser.add_argument("structure", type=Path, metavar="STRUCTURE", help="cif, vasp, xyz, ... : whatever ASE reads")
+    parser.add_argument(
+        "structure", type=Path, metavar="STRUCTURE", help="a file of ASE (cif, vasp, xyz, ...) or a DeepH folder"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make; new or empty")
     parser.add_argument("--form", choices=("legacy", "new"), default="legacy", help="DeepH form (default: legacy)")
     parser.add_argument(

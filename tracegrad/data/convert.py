@@ -30,7 +30,7 @@ def open_source(source: str | Path) -> tuple[list[Item], dict[str, object]]:
     Raises:
         DataError: if there is nothing to read at ``source``.
     """
-    bundled = DATABASES[str(source)].bundled_paths if str(source) in DATABASES else ()
+    bundled = DATABASES[source].bundled_paths if isinstance(source, str) and source in DATABASES else ()
     path = bundled[0] if bundled else Path(source)
     if not path.exists():
         raise DataError(f"{source}: not found; expected {', '.join(DATABASES)}, a .h5 file, a folder or a split file")

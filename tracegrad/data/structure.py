@@ -81,7 +81,9 @@ class Structure:
     @cached_property
     def n_orbitals(self) -> NDArray[np.int64]:
         """(N,) spatial orbitals of every atom, sum of 2l+1 over its shells."""
-        counts = np.zeros(max(len(chemical_symbols), int(self.numbers.max(initial=0)) + 1), dtype=np.int64)
+        counts = np.zeros(
+            max(len(chemical_symbols), 1 + max(*self.numbers.tolist(), *self.orbitals, 0, 0)), dtype=np.int64
+        )
         for number, shells in self.orbitals.items():
             counts[number] = sum(2 * l + 1 for l in shells)
         return counts[self.numbers]
@@ -244,6 +246,12 @@ def _check_atoms(structure: Structure, where: str) -> None:
         raise DataError(
             f"{where}: unknown element, atomic number {unknown[0]}; expected 1..{len(chemical_symbols) - 1}"
         )
+    for number, shells in structure.orbitals.items():
+        if not (1 <= number < len(chemical_symbols) and all(0 <= l <= MAX_L for l in shells)):
+            raise DataError(
+                f"{where}: expected orbitals of atomic numbers 1..{len(chemical_symbols) - 1} with l = 0..{MAX_L}, "
+                f"found {number}: {shells}"
+            )
     missing = sorted(set(structure.numbers.tolist()) - set(structure.orbitals))
     if missing:
         raise DataError(

@@ -13,7 +13,7 @@ from tracegrad.data.diagnostics import K_POINTS
 from tracegrad.errors import DataError
 from tracegrad.physics.bands import band_gap, k_mesh, mesh_for, occupation_is_known, occupied_bands
 from tracegrad.physics.bloch import bloch_matrices, with_spin
-from tracegrad.physics.eigen import DENSE_LIMIT, SMALLEST_OVERLAP, States, solve
+from tracegrad.physics.eigen import DENSE_LIMIT, SMALLEST_OVERLAP, solve
 
 DEGENERATE = 1e-3  # eV; DFT states closer than this are compared as one subspace
 ONE_POINT_LIMIT = 1000  # orbitals, with spin; above this the metrics of a record are those of Γ alone
@@ -83,20 +83,20 @@ def compare_hamiltonians(
     ks = k_mesh(mesh_for(structure)) if points is None else np.asarray(points, dtype=np.float64)
     hamiltonian, overlap = bloch_matrices(structure)
     other, _ = bloch_matrices(Structure(**{**structure.fields(), "hamiltonian": predicted.hermitian_part()}))
-    rows: list[tuple[States, States, NDArray[np.complex128]]] = []
+    rows: list[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]] = []
     for k in ks:
         s = overlap.dense(k)
         dft, ours = (
             solve(m.dense(k), s, vectors=True, smallest_overlap=smallest_overlap) for m in (hamiltonian, other)
         )
-        rows.append((dft, ours, s))
-    count = min(len(first.energies) for first, _, _ in rows)
-    energies = [np.array([pair[n].energies[:count] for *pair, _ in rows]) for n in (0, 1)]
+        rows.append((dft.energies, ours.energies, _squares(dft.vectors, ours.vectors, s)))
+    count = min(len(first) for first, _, _ in rows)
+    energies = [np.array([pair[n][:count] for *pair, _ in rows]) for n in (0, 1)]
     occupied = min(occupied_bands(structure, energies[0]), count)
     if occupied == 0:
         return {**result, "occupied": 0, "k_points": len(ks)}
     errors = energies[1][:, :occupied] - energies[0][:, :occupied]
-    single, space = np.mean([_similarities(dft, ours, s, occupied) for dft, ours, s in rows], axis=0)
+    single, space = np.mean([_similarities(dft, squares, occupied) for dft, _, squares in rows], axis=0)
     result |= {
         "occupied_energy_mae": 1e3 * float(np.abs(errors).mean()),
         "occupied_energy_mae_aligned": 1e3 * float(np.abs(errors - result["mu"] / 1e3).mean()),
@@ -147,7 +147,16 @@ def state_similarity(
         ours: (n, M) predicted coefficients.
         s: (n, n) overlap.
     """
-    squares = np.abs(ours.conj().T @ s @ dft) ** 2
+    return _state_similarity(energies, _squares(dft, ours, s))
+
+
+def _squares(dft: Any, ours: Any, s: NDArray[np.complex128]) -> NDArray[np.float64]:
+    """|C'† S C|², (predicted, DFT) states."""
+    squares: NDArray[np.float64] = np.abs(ours.conj().T @ s @ dft) ** 2
+    return squares
+
+
+def _state_similarity(energies: NDArray[np.float64], squares: NDArray[np.float64]) -> float:
     edges = np.flatnonzero(np.diff(energies) > DEGENERATE) + 1
     total = 0.0
     for group in np.split(np.arange(len(energies)), edges):
@@ -155,11 +164,10 @@ def state_similarity(
     return total / len(energies)
 
 
-def _similarities(dft: Any, ours: Any, s: NDArray[np.complex128], occupied: int) -> tuple[float, float]:
+def _similarities(energies: NDArray[np.float64], squares: NDArray[np.float64], occupied: int) -> tuple[float, float]:
     """State by state, and of the whole occupied space, |C'† S C|² / number of states."""
-    first, second = dft.vectors[:, :occupied], ours.vectors[:, :occupied]
-    space = float((np.abs(second.conj().T @ s @ first) ** 2).sum() / occupied)
-    return state_similarity(dft.energies[:occupied], first, second, s), space
+    filled = squares[:occupied, :occupied]
+    return _state_similarity(energies[:occupied], filled), float(filled.sum() / occupied)
 
 
 def _metric(structure: Structure) -> Blocks:

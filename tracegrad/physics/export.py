@@ -46,7 +46,7 @@ def to_sisl(structure: Structure) -> Any:
     try:
         import sisl
     except ImportError as error:
-        raise DataError("the export needs sisl; install it with: pip install tracegrad[physics]") from error
+        raise DataError("the export needs sisl; install it with: pip install sisl") from error
     hamiltonian, overlap = bloch_matrices(structure)
     atoms = [sisl.Atom(chemical_symbols[z], _orbitals(sisl, structure.orbitals[z])) for z in structure.numbers.tolist()]
     reach = np.abs(np.concatenate([hamiltonian.shifts, overlap.shifts])).max(axis=0)

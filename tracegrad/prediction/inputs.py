@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tracegrad.data import Blocks, Structure, read_deeph
-from tracegrad.data.deeph import parse_key, reorder_orbitals
+from tracegrad.data.deeph import parse_key, read_deeph_atoms, reorder_orbitals
 from tracegrad.data.hdf5 import open_hdf5
 from tracegrad.data.matching import atom_order, renumbered
 from tracegrad.data.neighbors import neighbor_pairs
@@ -23,6 +23,7 @@ from tracegrad.so3.conventions import from_convention
 if TYPE_CHECKING:
     from ase import Atoms
 
+OCCUPIED = 1e-6  # round-off of a full occupancy
 VACUUM = 15.0  # Å of space around atoms along directions without a lattice vector
 
 
@@ -99,19 +100,22 @@ def read_overlap(structure: Structure, path: str | Path) -> Blocks:
 
 
 def read_atoms(path: str | Path, index: int = -1) -> Atoms:
-    """Atoms from any file that ASE reads.
+    """Atoms from any file that ASE reads, or of a DeepH folder.
 
     Args:
-        path: the file.
+        path: the file or folder.
         index: which structure of a file with several.
 
     Raises:
-        DataError: missing, or not readable.
+        DataError: missing, not readable, or with sites that are partly occupied.
     """
     from ase import Atoms
     from ase.io import read
 
     path = Path(path)
+    if path.is_dir():
+        found = read_deeph_atoms(path)
+        return Atoms(numbers=found.numbers, positions=found.positions, cell=found.cell, pbc=found.pbc)
     if not path.is_file():
         raise DataError(f"{path}: file not found; expected a structure (cif, vasp, xyz, ...)")
     try:
@@ -123,4 +127,11 @@ def read_atoms(path: str | Path, index: int = -1) -> Atoms:
         raise DataError(f"{path}: not readable as a structure ({type(error).__name__}: {reason[:200]})") from None
     if not isinstance(atoms, Atoms) or not len(atoms):
         raise DataError(f"{path}: holds no atoms")
+    for site, species in atoms.info.get("occupancy", {}).items():
+        if len(species) > 1 or min(species.values()) < 1 - OCCUPIED:
+            parts = ", ".join(f"{symbol} {part:g}" for symbol, part in species.items())
+            raise DataError(
+                f"{path}: expected sites that are fully occupied by one element, found site {site} with {parts}; make "
+                "an ordered cell of it"
+            )
     return atoms

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 
 from tracegrad.cli import generate as command
+from tracegrad.data import load_dataset
 from tracegrad.data.compact import open_compact
 from tracegrad.data.deeph import read_deeph
 from tracegrad.data.dft import generate as generation
 from tracegrad.data.dft.calculation import Request
 from tracegrad.data.dft.generate import RECORD_NAME, Outcome, Report, generate, make_one, make_requests
+from tracegrad.data.folders import scan_folders, write_split
 from tracegrad.data.structure import Structure
 from tracegrad.errors import DataError
 
@@ -97,6 +99,70 @@ def test_finished_structures_are_kept_and_missing_ones_computed(
     report = generate([first, second], tmp_path / "out", form)
     assert (report.names("kept"), report.names("done")) == ([first.name], [second.name])
     assert len(calls()) == 2
+
+
+def test_structures_of_several_splits_are_loaded_as_they_were_generated(
+    tmp_path: Path, engine: Any, recordings: dict[str, Any]
+) -> None:
+    engine(CONVERGES)
+    dimer, out = recordings["carbon_dimer"], tmp_path / "out"
+    generate([replace(dimer, split="train", index=n) for n in range(3)], out)
+    assert not (out / "split.json").exists()  # of one split: the rule of the release applies
+    requests = [replace(dimer, split=split, index=7) for split in ("val", "test", "train_large")]
+    generate(requests, out)
+    loaded = load_dataset("carbon", out)
+    names = {subset: set(structures.names) for subset, structures in loaded.subsets.items()}
+    assert names == {
+        "train": {"MG_train_000", "MG_train_001", "MG_train_002", "MG_train_large_007"},
+        "val": {"MG_val_007"},
+        "test": {"MG_test_007"},
+        "test_twisted": set(),
+    }
+    generate([replace(dimer, split="val", index=8)], out)
+    assert set(load_dataset("carbon", out).val.names) == {"MG_val_007", "MG_val_008"}
+
+
+def test_a_split_file_of_ones_own_is_left_alone(tmp_path: Path, engine: Any, recordings: dict[str, Any]) -> None:
+    engine(CONVERGES)
+    dimer, out = recordings["carbon_dimer"], tmp_path / "out"
+    generate([replace(dimer, split="train", index=n) for n in range(2)], out)
+    own = write_split(scan_folders(out, "carbon")).read_bytes()
+    generate([replace(dimer, split="val", index=0)], out)
+    assert (out / "split.json").read_bytes() == own
+
+
+@pytest.mark.parametrize("damage", ["", "{}", '{"request": {"key": "MG"}}', "[1]"])
+def test_a_damaged_record_of_a_structure_is_named(
+    damage: str, tmp_path: Path, engine: Any, recordings: dict[str, Any]
+) -> None:
+    engine(CONVERGES)
+    request = recordings["carbon_dimer"]
+    generate([request], tmp_path / "out")
+    record = tmp_path / "out" / request.name / RECORD_NAME
+    generate([request], tmp_path / "out")  # control
+    record.write_text(damage, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"{RECORD_NAME}: expected the request of a generated structure, found none"):
+        generate([request], tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("split", "twist", "right"),
+    [
+        ("test_twisted", None, False),
+        ("train", 21.79, False),
+        ("test", 21.79, False),
+        ("test_twisted", 21.79, True),
+        (None, 21.79, True),
+        ("train", None, True),
+    ],
+)
+def test_twisted_structures_are_twisted_and_only_tested(split: str | None, twist: float | None, right: bool) -> None:
+    if right:
+        (request,) = make_requests("BG", 1, 0, split, None, twist)
+        assert (request.subset == "test_twisted") == (twist is not None)
+    else:
+        with pytest.raises(DataError, match=r"expected --split test_twisted with --twist and with nothing else"):
+            make_requests("BG", 1, 0, split, None, twist)
 
 
 def test_a_folder_that_others_made_is_left_alone(tmp_path: Path, engine: Any, recordings: dict[str, Any]) -> None:

@@ -168,11 +168,11 @@ def test_element_without_parameters_is_refused() -> None:
         spin_orbit_blocks(atoms, np.zeros((1, 5), dtype=np.int64))
 
 
-def test_missing_pyscf_is_named_with_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+def test_missing_pyscf_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     program = tmp_path / "cp2k.psmp"
     program.write_text("#!/bin/sh\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setitem(sys.modules, "pyscf", None)
-    with pytest.raises(DataError, match=r"pip install tracegrad\[dft\]"):
+    with pytest.raises(DataError, match=r"pip install pyscf"):
         generate([Request("BB", "test", 0)], tmp_path / "out")

@@ -24,9 +24,13 @@ from tracegrad.data.dft.calculation import Calculation, Request, calculate
 from tracegrad.data.dft.cp2k import OUTPUT_NAME, find_cp2k
 from tracegrad.data.dft.spin_orbit import import_pyscf, source_note
 from tracegrad.data.dft.systems import ELEMENTS, System
+from tracegrad.data.folders import SPLIT_FILE, FolderSet, read_split, write_split
+from tracegrad.data.splits import SUBSETS, Split
 from tracegrad.errors import DataError
 
 FORMS = ("deeph", "compact")
+SPLIT_RULE = "as generated"
+TWISTED = "test_twisted"
 RECORD_NAME = "generation.json"
 WORK_FOLDER = ".work"
 FAILED_FOLDER = "failed"
@@ -83,7 +87,12 @@ def make_requests(
         raise DataError(f"expected --count of at least 1, found {count}")
     if supercell is not None and min(supercell) < 1:
         raise DataError(f"expected a --supercell of at least 1 1, found {supercell[0]} {supercell[1]}")
-    chosen = split or ("train" if twist is None else "test_twisted")
+    chosen = split or ("train" if twist is None else TWISTED)
+    if (chosen == TWISTED) != (twist is not None):
+        raise DataError(
+            f"expected --split {TWISTED} with --twist and with nothing else, found --split {chosen} "
+            f"{'without one' if twist is None else f'and --twist {twist:g}'}: twisted structures are only tested"
+        )
     requests = [Request(key, chosen, first + n, supercell, twist) for n in range(count)]
     for request in requests:
         request.atoms()
@@ -131,6 +140,8 @@ def generate(
         (out / WORK_FOLDER).rmdir()
     if form == "compact":
         _merge(out)
+    else:
+        _record_split(out)
     return report
 
 
@@ -194,7 +205,7 @@ def _is_finished(request: Request, out: Path, form: str) -> bool:
             raise DataError(f"{record.parent} was not made by this command (no {RECORD_NAME}); give another --out")
         return False
     if form == "deeph":
-        found = json.loads(record.read_text(encoding="utf-8"))["request"]
+        found = _read_request(record)
     else:
         found = open_compact(record).read(request.name).metadata["request"]
     expected = json.loads(json.dumps(asdict(request)))
@@ -203,6 +214,19 @@ def _is_finished(request: Request, out: Path, form: str) -> bool:
             f"{record} holds another structure of that name: expected {expected}, found {found}; give another --out"
         )
     return True
+
+
+def _read_request(record: Path) -> dict[str, Any]:
+    """What was asked for when a stored structure was computed."""
+    try:
+        found: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))["request"]
+        Request(found["key"], found["split"], found["index"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{record}: expected the request of a generated structure, found none ({type(error).__name__}: {error}); "
+            "remove its folder to compute it anew"
+        ) from None
+    return found
 
 
 def _part(request: Request, out: Path) -> Path:
@@ -221,6 +245,17 @@ def _merge(out: Path) -> None:
     parts = sorted((out / "parts").glob("*.h5"))
     if parts:
         bundle(parts, out)
+
+
+def _record_split(out: Path) -> None:
+    """Write the split file of structures generated for several subsets; those of one are split when they are loaded."""
+    if (out / SPLIT_FILE).exists() and read_split(out / SPLIT_FILE).rule != SPLIT_RULE:
+        return
+    found = [_read_request(path) for path in sorted(out.glob(f"*/{RECORD_NAME}"))]
+    requests = [Request(facts["key"], facts["split"], facts["index"]) for facts in found]
+    split: Split = {subset: tuple(r.name for r in requests if r.subset == subset) for subset in SUBSETS}
+    if sum(bool(split[subset]) for subset in ("train", "val", "test")) > 1:
+        write_split(FolderSet(out, {request.name: request.name for request in requests}, split, SPLIT_RULE))
 
 
 def set_facts(system: System) -> dict[str, Any]:

@@ -232,5 +232,5 @@ def import_pyscf(purpose: str = "the spin-orbit operator of BB, BT and BS needs 
     try:
         from pyscf import gto
     except ImportError as error:
-        raise DataError(f"{purpose}; install it with: pip install tracegrad[dft]") from error
+        raise DataError(f"{purpose}; install it with: pip install pyscf") from error
     return gto

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -42,6 +44,7 @@ class Site:
     ranges: bool = True
     etag: str = '"one"'
     obeys_if_range: bool = True
+    length: str = "stated"  # or "chunked", or "none": the answer ends with the connection
     drop_after: list[int] = field(default_factory=list)  # bytes sent before the connection is cut, per request
     status: list[int] = field(default_factory=list)  # answers that come before the real one
     seen: list[tuple[str, str | None]] = field(default_factory=list)  # (path, Range) of every request
@@ -78,12 +81,18 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             else:
                 self.send_response(200)
             self.send_header("ETag", site.etag)
-            self.send_header("Content-Length", str(len(body) - start))
+            part, end = body[start:], b"0\r\n\r\n"
+            if site.length == "stated":
+                self.send_header("Content-Length", str(len(part)))
+            elif site.length == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            part = body[start:]
             if site.drop_after:
-                part = part[: site.drop_after.pop(0)]
+                part, end = part[: site.drop_after.pop(0)], b""
                 self.close_connection = True
+            if site.length == "chunked":
+                pieces = [part[k : k + 500] for k in range(0, len(part), 500)]
+                part = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + end
             self.wfile.write(part)
             return None
 
@@ -141,12 +150,48 @@ def test_the_published_source_is_found_by_name(
     assert len(load_dataset("MG", "published").train) == 6
 
 
-def test_an_interrupted_transfer_goes_on_where_it_stopped(site: Site, archive: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", ["stated", "chunked"])
+def test_an_interrupted_transfer_goes_on_where_it_stopped(
+    length: str, site: Site, archive: bytes, tmp_path: Path
+) -> None:
     site.content[NAME] = archive
-    site.drop_after = [1000, 2000]
+    site.length, site.drop_after = length, [1000, 2000]
     fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
     assert [wanted for _, wanted in site.seen] == [None, "bytes=1000-", "bytes=3000-"]
     assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_answer_of_no_stated_length_is_complete_at_the_size_of_the_record(
+    known: bool, site: Site, archive: bytes, tmp_path: Path
+) -> None:
+    site.content[NAME] = archive
+    site.length, site.drop_after = "none", [1000]
+    size = len(archive) if known else None  # control: nothing tells that more was to come
+    ResumingDownloader(tmp_path / "a.part", size, pause=0)(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    assert [wanted for _, wanted in site.seen] == ([None, "bytes=1000-"] if known else [None])
+    assert (tmp_path / "a.zip").read_bytes() == (archive if known else archive[:1000])
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_fault_of_the_encryption_is_an_interruption(
+    times: int, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    read, faults = http.client.HTTPResponse.read, [ssl.SSLError(1, "bad record mac")] * times
+
+    def breaks(self: http.client.HTTPResponse, amount: int | None = None) -> bytes:
+        if faults:
+            raise faults.pop()
+        return read(self, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaks)
+    downloader = ResumingDownloader(tmp_path / "a.part", pause=0)
+    if times == downloader.attempts:
+        with pytest.raises(DataError, match=rf"{site.url}/{NAME}: interrupted after 0 bytes \(.*bad record mac"):
+            downloader(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    downloader(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == archive
 
 
 def test_a_partial_file_of_an_earlier_run_is_used(site: Site, archive: bytes, tmp_path: Path) -> None:

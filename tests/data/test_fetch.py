@@ -21,11 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tracegrad.data import DATABASES, Structure, load_dataset, write_deeph
 from tracegrad.data import fetch as fetch_module
-from tracegrad.data.archives import extract_zip
+from tracegrad.data.archives import DamagedArchive, extract_zip
 from tracegrad.data.databases import Archive
 from tracegrad.data.download import ResumingDownloader
 from tracegrad.data.fetch import fetch, locate
@@ -313,6 +314,82 @@ def test_a_record_that_is_none_is_refused(content: str, site: Site, tmp_path: Pa
         fetch("MG", tmp_path / "file", mirror=site.url)
 
 
+@pytest.mark.parametrize("note", ["written", "of an older release", "of nothing unpacked"])
+def test_a_fetch_stopped_between_unpacking_and_recording_goes_on(
+    note: str, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    folder = tmp_path / "MG" / Path(NAME).stem
+
+    def unpacked_and_stopped(*arguments: Path) -> None:
+        extract_zip(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch_module, "extract_zip", unpacked_and_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    monkeypatch.undo()
+    (folder / "half").touch()
+    record = tmp_path / "MG" / "fetch.json"
+    facts = json.loads(record.read_text())
+    assert facts[NAME].pop("unpacked") is False
+    if note == "of an older release":  # which wrote it after unpacking only
+        record.write_text(json.dumps(facts))
+    elif note == "of nothing unpacked":  # control
+        record.unlink()
+        with pytest.raises(DataError, match="already there, and not listed"):
+            fetch("MG", tmp_path / "MG", mirror=site.url)
+        return
+    result = fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert result.counts["train"] == 6
+    assert result.archives[NAME]["unpacked"] is True
+    assert len(site.seen) == 1  # the archive was complete
+    assert (folder / "half").exists() is (note == "of an older release")
+
+
+def test_an_archive_that_cannot_be_unpacked_is_fetched_again(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    site.length, site.drop_after = "none", [len(archive) // 2]
+    archives = tmp_path / "MG" / "archives"
+    with pytest.raises(DataError, match=r"damaged or no zip archive .*zip\.damaged: run again to fetch another copy"):
+        fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    assert [path.name for path in archives.iterdir()] == [f"{NAME}.damaged"]
+    assert fetch("MG", tmp_path / "MG", mirror=site.url).counts["train"] == 6
+    assert len(site.seen) == 2
+
+
+def test_an_archive_with_the_right_checksum_is_kept_though_it_cannot_be_unpacked(site: Site, tmp_path: Path) -> None:
+    site.content[NAME] = b"not what the release holds"
+    sha256 = hashlib.sha256(site.content[NAME]).hexdigest()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"damaged .* It is kept, for it has the checksum given; unpack it by hand"):
+            fetch("MG", tmp_path / "MG", mirror=site.url, sha256={"": sha256})
+        assert [path.name for path in (tmp_path / "MG" / "archives").iterdir()] == [NAME]
+    assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_unpacked_is_not_listed(
+    fault: int, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+
+    def fails(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", fails)
+    with pytest.raises((DataError, OSError), match=r"disk full|Input/output"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    monkeypatch.undo()
+    own = tmp_path / "MG" / Path(NAME).stem
+    own.mkdir()
+    with pytest.raises(DataError, match="already there, and not listed"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    own.rmdir()
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert len(site.seen) == 1
+
+
 def test_a_wrong_checksum_leaves_nothing(site: Site, archive: bytes, tmp_path: Path) -> None:
     site.content[NAME] = archive
     right = hashlib.sha256(archive).hexdigest()
@@ -454,6 +531,31 @@ def test_hostile_and_damaged_archives_write_nothing(kind: str, tmp_path: Path) -
     with pytest.raises(DataError, match=message):
         extract_zip(tmp_path / "in" / "a.zip", tmp_path / "out" / "a")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_any_byte_is_named_or_does_no_harm(method: int, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.zip"
+    content = {"a": rng.bytes(30) + b"text" * 5, "b": rng.bytes(20)}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    sound, refusals = path.read_bytes(), []
+    for place in range(len(sound)):
+        damaged = bytearray(sound)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            extract_zip(path, tmp_path / "out")
+        except DataError as error:
+            refusals.append(error)
+        else:  # the name, the time or the attributes of a member
+            assert {file.read_bytes() for file in (tmp_path / "out").iterdir()} <= set(content.values())
+    assert sum(isinstance(error, DamagedArchive) for error in refusals) > 100
+    assert all("a.zip" in str(error) for error in refusals)
+    path.write_bytes(sound)  # control
+    extract_zip(path, tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == content
 
 
 def test_a_harmless_archive_replaces_an_older_folder(tmp_path: Path) -> None:

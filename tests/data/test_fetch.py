@@ -314,6 +314,27 @@ def test_a_record_that_is_none_is_refused(content: str, site: Site, tmp_path: Pa
         fetch("MG", tmp_path / "file", mirror=site.url)
 
 
+@pytest.mark.parametrize("source", ["published", "path"])
+def test_a_database_that_is_fetched_in_part_is_not_loaded(
+    source: str, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEGRAD_DATA", str(tmp_path))
+    place = tmp_path / "MG" if source == "path" else source
+    first = DATABASES["MG"].archives[0]
+    monkeypatch.setitem(DATABASES, "MG", replace(DATABASES["MG"], archives=(first, Archive("twisted.zip"))))
+    site.content[NAME] = archive
+    with pytest.raises(DataError, match="answered 404"):
+        fetch("MG", mirror=site.url)
+    with pytest.raises(DataError, match=r"run it again: tracegrad data fetch MG --out .*MG, or delete fetch\.json"):
+        load_dataset("MG", place)
+    record = (tmp_path / "MG" / "fetch.json").rename(tmp_path / "fetch.json")
+    assert len(load_dataset("MG", place).train) == 6  # control: folders of one's own need no split file
+    record.rename(tmp_path / "MG" / "fetch.json")
+    site.content["twisted.zip"] = _zip({"note": b"twisted structures"})
+    fetch("MG", mirror=site.url)
+    assert len(load_dataset("MG", place).train) == 6
+
+
 @pytest.mark.parametrize("note", ["written", "of an older release", "of nothing unpacked"])
 def test_a_fetch_stopped_between_unpacking_and_recording_goes_on(
     note: str, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

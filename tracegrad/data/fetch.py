@@ -24,11 +24,10 @@ from tracegrad.data.archives import DamagedArchive, extract_zip
 from tracegrad.data.databases import RELEASES, Archive, Database, database
 from tracegrad.data.dataset import published_folder
 from tracegrad.data.download import ResumingDownloader
-from tracegrad.data.folders import SPLIT_FILE, FolderSet, read_split, scan_folders, write_split
+from tracegrad.data.folders import RECORD_FILE, SPLIT_FILE, FolderSet, read_split, scan_folders, write_split
 from tracegrad.data.splits import split_sha256
 from tracegrad.errors import DataError, did_you_mean
 
-RECORD_FILE = "fetch.json"
 GIVEN, STATED = "the checksum given", "the repository's checksum"  # what an archive is known to be right by
 ArchiveProgress = Callable[[str, int, int], None]  # (archive, bytes on disk, bytes in all or 0)
 

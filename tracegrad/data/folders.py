@@ -18,6 +18,7 @@ from tracegrad.data.structure import Orbitals, Structure, orbital_table
 from tracegrad.errors import DataError
 
 SPLIT_FILE = "split.json"
+RECORD_FILE = "fetch.json"  # of a fetched database; the split file is written after it
 SPLIT_FORMAT = "tracegrad-split"
 TWISTED_MARK = "twist"  # in the path of a structure below the root: a test structure only
 NOT_TWISTED = re.compile(r"(?<![a-z])(un|non|not)[-_ ]?twist")
@@ -177,12 +178,23 @@ def read_split(path: str | Path) -> FolderSet:
 
 
 def open_folders(path: str | Path, key: str) -> FolderSet:
-    """The folder set of a split file, or of a folder with or without one."""
+    """The folder set of a split file, or of a folder with or without one.
+
+    Raises:
+        DataError: if the folder holds a part of a database only, or several sets; or as ``read_split`` and
+            ``scan_folders`` say.
+    """
     path = Path(path)
     if path.is_file():
         return read_split(path)
     if (path / SPLIT_FILE).is_file():
         return read_split(path / SPLIT_FILE)
+    if (path / RECORD_FILE).is_file():
+        raise DataError(
+            f"{path}: expected a whole database, found {RECORD_FILE} and no {SPLIT_FILE}, which a fetch writes at its "
+            f"end; run it again: tracegrad data fetch {key if key in DATABASES else 'KEY'} --out {path}, or delete "
+            f"{RECORD_FILE} to use the part that is there"
+        )
     inner = sorted(file.parent.name for file in path.glob(f"*/{SPLIT_FILE}"))
     if inner:
         raise DataError(

@@ -82,15 +82,17 @@ def scan_folders(root: str | Path, key: str) -> FolderSet:
     root = Path(root)
     relative = [PurePosixPath(folder.relative_to(root).as_posix()) for folder in find_deeph_folders(root)]
     basenames = [path.name or root.resolve().name for path in relative]
+    count = Counter(basenames)
     paths: dict[str, str] = {}
     for path, basename in zip(relative, basenames, strict=True):
-        name = basename if basenames.count(basename) == 1 else "__".join(path.parts)
+        name = basename if count[basename] == 1 else "__".join(path.parts)
         if name in paths:
             raise DataError(f"{root}: {paths[name]} and {path} would both be named {name}; rename one of them")
         paths[name] = str(path)
     twisted = [name for name, path in paths.items() if TWISTED_MARK in NOT_TWISTED.sub("", path.lower())]
     twisted = twisted or _published_twisted(root, paths, key)
-    bulk = [name for name in paths if name not in set(twisted)]
+    apart = set(twisted)
+    bulk = [name for name in paths if name not in apart]
     published = DATABASES[key].counts_published[:3] if key in DATABASES else (0, 0, 0)
     if sum(published) == len(bulk):
         sizes, origin = published, "published counts"

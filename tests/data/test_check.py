@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import h5py
@@ -11,10 +13,11 @@ import pytest
 from ase.build import bulk
 from ase.units import Bohr
 
-from tracegrad.data import Blocks, Structure, load_dataset, write_deeph
+from tracegrad.data import Blocks, Structure, diagnostics, load_dataset, write_deeph
 from tracegrad.data.check import DataCheck, StructureCheck, check_data, check_one
 from tracegrad.data.deeph import reorder_orbitals
-from tracegrad.data.diagnostics import bloch_sum, rotations_to_z, shortest_bond
+from tracegrad.data.diagnostics import bloch_sum, missing_pairs, rotations_to_z, shortest_bond
+from tracegrad.data.neighbors import neighbor_pairs
 from tracegrad.so3.conventions import CONVENTIONS, to_convention
 
 SAME = {"e3nn": "cp2k", "cp2k": "e3nn"}  # two names of one convention
@@ -260,3 +263,72 @@ def test_structures_that_make_no_dataset_are_faults_of_the_set(tmp_path: Path) -
     write_deeph(Structure(**{**bismuth.fields(), **plain}), tmp_path / "b")
     faults = [fault for item in checked(tmp_path).structures for fault in item.faults]
     assert any("keep them apart" in fault for fault in faults)
+
+
+def with_gaps(positions: np.ndarray, r_max: float, kept: float, rng: np.random.Generator) -> tuple[Structure, Blocks]:
+    """Atoms of three elements in a cube of 6 Å per nine atoms, and 1 x 1 blocks for a part of their pairs."""
+    n_atoms = len(positions)
+    cell, pbc = 6 * (n_atoms / 9) ** (1 / 3) * np.eye(3), np.ones(3, dtype=bool)
+    i, j, shift = neighbor_pairs(positions, cell, pbc, r_max)
+    chosen = rng.random(len(i)) < kept
+    i, j, shift = i[chosen], j[chosen], shift[chosen]
+    turned = rng.random(len(i)) < 0.5
+    ends = np.concatenate([np.tile(np.arange(n_atoms), (2, 1)), np.where(turned, [j, i], [i, j])], axis=1)
+    shift = np.concatenate([np.zeros((n_atoms, 3), dtype=int), np.where(turned[:, None], -shift, shift)])
+    values = rng.normal(size=ends.shape[1])
+    values[-1] = np.nan
+    orbitals: dict[int, tuple[int, ...]] = {6: (0,), 16: (0,), 42: (0,)}
+    structure = Structure(rng.choice([6, 16, 42], n_atoms, p=[0.6, 0.3, 0.1]), positions, cell, pbc, orbitals)
+    return structure, Blocks(ends, shift, np.ones((len(shift), 2), dtype=int), values)
+
+
+def missing_plainly(structure: Structure, blocks: Blocks) -> tuple[int, float]:
+    """Pairs without a block and the size to be expected of the largest, pair by pair over all neighbouring cells."""
+
+    def measured(x: int, y: int, z: int, i: int, j: int) -> tuple[float, list[int]]:
+        vector = structure.positions[j] + (x, y, z) @ structure.cell - structure.positions[i]
+        return float(np.sqrt((vector**2).sum())), sorted(structure.numbers[[i, j]].tolist())
+
+    stored = [(*measured(*key), abs(block.item())) for key, block in blocks.to_dict().items()]
+    keys = {key for x, y, z, i, j in blocks.keys().tolist() for key in ((x, y, z, i, j), (-x, -y, -z, j, i))}
+    count, expected, atoms = 0, 0.0, range(structure.n_atoms)
+    for key in product((-1, 0, 1), (-1, 0, 1), (-1, 0, 1), atoms, atoms):
+        if key in keys:
+            continue
+        keys |= {key, (-key[0], -key[1], -key[2], key[4], key[3])}
+        length, elements = measured(*key)
+        same = [
+            (abs(l - length), n, size, l) for n, (l, kind, size) in enumerate(stored) if kind == elements and l > 0.1
+        ]
+        if same and length <= max(entry[3] for entry in same) - 1e-6:
+            count, expected = count + 1, max(expected, float(np.median([entry[2] for entry in sorted(same)[:5]])))
+    return count, expected
+
+
+@pytest.mark.parametrize("kept", [0.02, 0.1, 0.6])
+@pytest.mark.parametrize("places", ["anywhere", "on a lattice"])  # of equally near pairs the first ones stored count
+def test_missing_pairs_are_those_of_the_plain_definition(
+    places: str, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, expected, control = [], [], []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        lattice = np.stack(np.unravel_index(rng.choice(216, 9, replace=False), (6, 6, 6)), axis=1).astype(float)
+        positions = rng.uniform(0, 6, (9, 3)) if places == "anywhere" else lattice
+        made = with_gaps(positions, 5.0, kept, rng)
+        found.append(missing_pairs(*made))
+        expected.append(missing_plainly(*made))
+        with monkeypatch.context() as other:
+            other.setattr(diagnostics, "MISSING_NEIGHBOURS", 1)
+            control.append(missing_pairs(*made))
+    assert found == expected
+    assert control != expected
+
+
+def test_twenty_thousand_missing_pairs_take_less_than_five_seconds() -> None:
+    rng = np.random.default_rng(0)
+    structure, blocks = with_gaps(rng.uniform(0, 6 * (300 / 9) ** (1 / 3), (300, 3)), 12.0, 0.5, rng)
+    start = time.process_time()
+    count, _ = missing_pairs(structure, blocks)
+    assert time.process_time() - start < 5
+    assert min(count, blocks.n_edges) > 20_000

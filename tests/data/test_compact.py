@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -350,6 +352,18 @@ def test_parts_of_a_set_are_read_as_one(tmp_path: Path, make_structure: Maker, s
     write_compact(tmp_path / "c.h5", [("train", make_structure(spinful=True, name="spin"))])
     with pytest.raises(DataError, match="not of one system"):
         CompactSet((first, open_compact(tmp_path / "c.h5")))
+
+
+def test_thirty_thousand_names_take_less_than_two_seconds(tmp_path: Path, make_structure: Maker) -> None:
+    write_compact(tmp_path / "a.h5", [("train", make_structure())])
+    names = [f"structure_{k}" for k in range(30_000)]
+    parts = [names[:20_000], names[20_000:], names[19_999:]]
+    files = [replace(open_compact(tmp_path / "a.h5"), subsets={"train": tuple(part)}) for part in parts]
+    start = time.process_time()
+    CompactSet((files[0], files[1]))
+    with pytest.raises(DataError, match="'structure_19999' is in more than one part"):  # control
+        CompactSet((files[0], files[2]))
+    assert time.process_time() - start < 2
 
 
 def test_bundling_merges_files_and_seals_them(tmp_path: Path, make_structure: Maker) -> None:

@@ -62,6 +62,20 @@ def test_a_set_without_structures_is_not_called_good(
     assert json.loads(capsys.readouterr().out)["passed"] is False
 
 
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    tmp_path: Path, make_structure: Callable[..., Structure], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ["MoS2[110]", "[bold]a", ":smile:"]
+    path = tmp_path / "[red]" / "[" / "red].h5"  # its text holds the end of a style that has no beginning
+    path.parent.mkdir(parents=True)
+    write_compact(path, [("test", make_structure(name=name)) for name in names])
+    main(["data", "check", str(path)])
+    text = capsys.readouterr().out
+    assert f"{path}: - means" in text
+    assert all(f"│ {name} " in text for name in names)
+    assert "│ a " not in text  # control
+
+
 def test_conversion_and_fetch_report_what_they_cannot_do(
     tmp_path: Path, make_structure: Callable[..., Structure], capsys: pytest.CaptureFixture[str]
 ) -> None:

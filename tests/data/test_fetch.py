@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import http.client
 import io
 import json
 import os
 import re
 import shutil
+import ssl
 import subprocess
 import sys
 import threading
@@ -19,11 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tracegrad.data import DATABASES, Structure, load_dataset, write_deeph
 from tracegrad.data import fetch as fetch_module
-from tracegrad.data.archives import extract_zip
+from tracegrad.data.archives import DamagedArchive, extract_zip
 from tracegrad.data.databases import Archive
 from tracegrad.data.download import ResumingDownloader
 from tracegrad.data.fetch import fetch, locate
@@ -42,6 +45,7 @@ class Site:
     ranges: bool = True
     etag: str = '"one"'
     obeys_if_range: bool = True
+    length: str = "stated"  # or "chunked", or "none": the answer ends with the connection
     drop_after: list[int] = field(default_factory=list)  # bytes sent before the connection is cut, per request
     status: list[int] = field(default_factory=list)  # answers that come before the real one
     seen: list[tuple[str, str | None]] = field(default_factory=list)  # (path, Range) of every request
@@ -78,12 +82,18 @@ def _handler(site: Site) -> type[BaseHTTPRequestHandler]:
             else:
                 self.send_response(200)
             self.send_header("ETag", site.etag)
-            self.send_header("Content-Length", str(len(body) - start))
+            part, end = body[start:], b"0\r\n\r\n"
+            if site.length == "stated":
+                self.send_header("Content-Length", str(len(part)))
+            elif site.length == "chunked":
+                self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            part = body[start:]
             if site.drop_after:
-                part = part[: site.drop_after.pop(0)]
+                part, end = part[: site.drop_after.pop(0)], b""
                 self.close_connection = True
+            if site.length == "chunked":
+                pieces = [part[k : k + 500] for k in range(0, len(part), 500)]
+                part = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + end
             self.wfile.write(part)
             return None
 
@@ -141,12 +151,48 @@ def test_the_published_source_is_found_by_name(
     assert len(load_dataset("MG", "published").train) == 6
 
 
-def test_an_interrupted_transfer_goes_on_where_it_stopped(site: Site, archive: bytes, tmp_path: Path) -> None:
+@pytest.mark.parametrize("length", ["stated", "chunked"])
+def test_an_interrupted_transfer_goes_on_where_it_stopped(
+    length: str, site: Site, archive: bytes, tmp_path: Path
+) -> None:
     site.content[NAME] = archive
-    site.drop_after = [1000, 2000]
+    site.length, site.drop_after = length, [1000, 2000]
     fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
     assert [wanted for _, wanted in site.seen] == [None, "bytes=1000-", "bytes=3000-"]
     assert (tmp_path / "MG" / "archives" / NAME).read_bytes() == archive
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_an_answer_of_no_stated_length_is_complete_at_the_size_of_the_record(
+    known: bool, site: Site, archive: bytes, tmp_path: Path
+) -> None:
+    site.content[NAME] = archive
+    site.length, site.drop_after = "none", [1000]
+    size = len(archive) if known else None  # control: nothing tells that more was to come
+    ResumingDownloader(tmp_path / "a.part", size, pause=0)(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    assert [wanted for _, wanted in site.seen] == ([None, "bytes=1000-"] if known else [None])
+    assert (tmp_path / "a.zip").read_bytes() == (archive if known else archive[:1000])
+
+
+@pytest.mark.parametrize("times", [1, 4])
+def test_a_fault_of_the_encryption_is_an_interruption(
+    times: int, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    read, faults = http.client.HTTPResponse.read, [ssl.SSLError(1, "bad record mac")] * times
+
+    def breaks(self: http.client.HTTPResponse, amount: int | None = None) -> bytes:
+        if faults:
+            raise faults.pop()
+        return read(self, amount)
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", breaks)
+    downloader = ResumingDownloader(tmp_path / "a.part", pause=0)
+    if times == downloader.attempts:
+        with pytest.raises(DataError, match=rf"{site.url}/{NAME}: interrupted after 0 bytes \(.*bad record mac"):
+            downloader(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    downloader(f"{site.url}/{NAME}", tmp_path / "a.zip")
+    assert (tmp_path / "a.zip").read_bytes() == archive
 
 
 def test_a_partial_file_of_an_earlier_run_is_used(site: Site, archive: bytes, tmp_path: Path) -> None:
@@ -266,6 +312,103 @@ def test_a_record_that_is_none_is_refused(content: str, site: Site, tmp_path: Pa
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):  # not a word about a damaged record
         fetch("MG", tmp_path / "file", mirror=site.url)
+
+
+@pytest.mark.parametrize("source", ["published", "path"])
+def test_a_database_that_is_fetched_in_part_is_not_loaded(
+    source: str, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRACEGRAD_DATA", str(tmp_path))
+    place = tmp_path / "MG" if source == "path" else source
+    first = DATABASES["MG"].archives[0]
+    monkeypatch.setitem(DATABASES, "MG", replace(DATABASES["MG"], archives=(first, Archive("twisted.zip"))))
+    site.content[NAME] = archive
+    with pytest.raises(DataError, match="answered 404"):
+        fetch("MG", mirror=site.url)
+    with pytest.raises(DataError, match=r"run it again: tracegrad data fetch MG --out .*MG, or delete fetch\.json"):
+        load_dataset("MG", place)
+    record = (tmp_path / "MG" / "fetch.json").rename(tmp_path / "fetch.json")
+    assert len(load_dataset("MG", place).train) == 6  # control: folders of one's own need no split file
+    record.rename(tmp_path / "MG" / "fetch.json")
+    site.content["twisted.zip"] = _zip({"note": b"twisted structures"})
+    fetch("MG", mirror=site.url)
+    assert len(load_dataset("MG", place).train) == 6
+
+
+@pytest.mark.parametrize("note", ["written", "of an older release", "of nothing unpacked"])
+def test_a_fetch_stopped_between_unpacking_and_recording_goes_on(
+    note: str, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+    folder = tmp_path / "MG" / Path(NAME).stem
+
+    def unpacked_and_stopped(*arguments: Path) -> None:
+        extract_zip(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch_module, "extract_zip", unpacked_and_stopped)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    monkeypatch.undo()
+    (folder / "half").touch()
+    record = tmp_path / "MG" / "fetch.json"
+    facts = json.loads(record.read_text())
+    assert facts[NAME].pop("unpacked") is False
+    if note == "of an older release":  # which wrote it after unpacking only
+        record.write_text(json.dumps(facts))
+    elif note == "of nothing unpacked":  # control
+        record.unlink()
+        with pytest.raises(DataError, match="already there, and not listed"):
+            fetch("MG", tmp_path / "MG", mirror=site.url)
+        return
+    result = fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert result.counts["train"] == 6
+    assert result.archives[NAME]["unpacked"] is True
+    assert len(site.seen) == 1  # the archive was complete
+    assert (folder / "half").exists() is (note == "of an older release")
+
+
+def test_an_archive_that_cannot_be_unpacked_is_fetched_again(site: Site, archive: bytes, tmp_path: Path) -> None:
+    site.content[NAME] = archive
+    site.length, site.drop_after = "none", [len(archive) // 2]
+    archives = tmp_path / "MG" / "archives"
+    with pytest.raises(DataError, match=r"damaged or no zip archive .*zip\.damaged: run again to fetch another copy"):
+        fetch("MG", tmp_path / "MG", mirror=site.url, pause=0)
+    assert [path.name for path in archives.iterdir()] == [f"{NAME}.damaged"]
+    assert fetch("MG", tmp_path / "MG", mirror=site.url).counts["train"] == 6
+    assert len(site.seen) == 2
+
+
+def test_an_archive_with_the_right_checksum_is_kept_though_it_cannot_be_unpacked(site: Site, tmp_path: Path) -> None:
+    site.content[NAME] = b"not what the release holds"
+    sha256 = hashlib.sha256(site.content[NAME]).hexdigest()
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"damaged .* It is kept, for it has the checksum given; unpack it by hand"):
+            fetch("MG", tmp_path / "MG", mirror=site.url, sha256={"": sha256})
+        assert [path.name for path in (tmp_path / "MG" / "archives").iterdir()] == [NAME]
+    assert len(site.seen) == 1
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EIO])
+def test_what_could_not_be_unpacked_is_not_listed(
+    fault: int, site: Site, archive: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.content[NAME] = archive
+
+    def fails(*_: object) -> None:
+        raise OSError(fault, os.strerror(fault))
+
+    monkeypatch.setattr(zipfile.ZipFile, "extract", fails)
+    with pytest.raises((DataError, OSError), match=r"disk full|Input/output"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    monkeypatch.undo()
+    own = tmp_path / "MG" / Path(NAME).stem
+    own.mkdir()
+    with pytest.raises(DataError, match="already there, and not listed"):
+        fetch("MG", tmp_path / "MG", mirror=site.url)
+    own.rmdir()
+    fetch("MG", tmp_path / "MG", mirror=site.url)
+    assert len(site.seen) == 1
 
 
 def test_a_wrong_checksum_leaves_nothing(site: Site, archive: bytes, tmp_path: Path) -> None:
@@ -409,6 +552,31 @@ def test_hostile_and_damaged_archives_write_nothing(kind: str, tmp_path: Path) -
     with pytest.raises(DataError, match=message):
         extract_zip(tmp_path / "in" / "a.zip", tmp_path / "out" / "a")
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_of_any_byte_is_named_or_does_no_harm(method: int, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "a.zip"
+    content = {"a": rng.bytes(30) + b"text" * 5, "b": rng.bytes(20)}
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    sound, refusals = path.read_bytes(), []
+    for place in range(len(sound)):
+        damaged = bytearray(sound)
+        damaged[place] ^= 0xFF
+        path.write_bytes(damaged)
+        try:
+            extract_zip(path, tmp_path / "out")
+        except DataError as error:
+            refusals.append(error)
+        else:  # the name, the time or the attributes of a member
+            assert {file.read_bytes() for file in (tmp_path / "out").iterdir()} <= set(content.values())
+    assert sum(isinstance(error, DamagedArchive) for error in refusals) > 100
+    assert all("a.zip" in str(error) for error in refusals)
+    path.write_bytes(sound)  # control
+    extract_zip(path, tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in (tmp_path / "out").iterdir()} == content
 
 
 def test_a_harmless_archive_replaces_an_older_folder(tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tracegrad.data import Structure, load_dataset, write_deeph
+from tracegrad.data import Structure, folders, load_dataset, write_deeph
 from tracegrad.data.convert import open_source
 from tracegrad.data.dataset import BUNDLED_FOLDER
 from tracegrad.data.folders import read_split, scan_folders, write_split
@@ -264,6 +265,21 @@ def test_no_structure_is_lost_to_a_name_or_a_link(tmp_path: Path, make_structure
     (tmp_path / "set" / "run_0" / "project").symlink_to(tmp_path)  # upwards
     (tmp_path / "set" / "home").symlink_to(tmp_path)
     assert scan_folders(tmp_path / "set", "toy").split == plain
+
+
+def test_twenty_thousand_folders_are_named_and_split_in_less_than_three_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [tmp_path / kind / f"structure_{k}" for kind in ("bulk", "twisted") for k in range(10_000)]
+    places[-1] = places[-1].with_name("alone")
+    monkeypatch.setattr(folders, "find_deeph_folders", lambda _: places)
+    start = time.process_time()
+    found = scan_folders(tmp_path, "toy")
+    assert time.process_time() - start < 3
+    assert [len(names) for names in found.split.values()] == [6000, 2000, 2000, 10_000]
+    twice = [name for name, path in found.paths.items() if name == path.replace("/", "__")]
+    assert set(found.paths) - set(twice) == {"structure_9999", "alone"}  # the one of the bulk has no namesake left
+    assert len(twice) == 19_998
 
 
 def test_spin_of_legacy_folders_that_do_not_tell_it_is_that_of_their_blocks(

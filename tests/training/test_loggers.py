@@ -114,9 +114,9 @@ def test_a_long_prediction_shows_how_far_it_is(
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr("rich.console.Console.is_terminal", terminal)
     for hidden in (False, True):
-        with chunk_display("twisted", hidden) as show:
+        with chunk_display("twisted [110] [/] :smile:", hidden) as show:
             for done in range(1, 4):
                 show(done, 3)
         text = capsys.readouterr().err
-        assert ("3 of 3 chunks" in text) == (not hidden)
+        assert ("3 of 3 chunks" in text) == ("twisted [110] [/] :smile:" in text) == (not hidden)
         assert ("ETA" in text) == (terminal and not hidden)

@@ -231,7 +231,7 @@ def _short(value: float | None) -> str:
 
 
 def _print_table(rows: list[tuple[str, ...]], title: str) -> None:
-    """A table as plain aligned text where the output is no terminal, so that it is never cut."""
+    """A table as plain aligned text where the output is no terminal, so that it is never cut; names are no markup."""
     from rich.console import Console
     from rich.table import Table
 
@@ -242,4 +242,4 @@ def _print_table(rows: list[tuple[str, ...]], title: str) -> None:
         table.add_row(*row)
     console = Console()
     natural = sum(max(len(row[c]) for row in rows) + 3 for c in range(len(rows[0]))) + 1
-    Console(width=max(natural, console.width), highlight=False).print(table)
+    Console(width=max(natural, console.width), markup=False, emoji=False, highlight=False).print(table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import lzma
 import os
 import shutil
 import stat
@@ -15,6 +16,12 @@ from tracegrad.errors import DataError
 
 MAX_RATIO = 200  # unpacked over packed bytes; matrices reach 5, text files 20
 MAX_MEMBERS = 2_000_000
+DAMAGE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, UnicodeDecodeError)
+DAMAGE_CODES = (None, errno.EINVAL)  # of an OSError: bzip2 on a damaged stream, a seek before the start of the file
+
+
+class DamagedArchive(DataError):
+    """A file is no zip archive, or not all of it can be unpacked; what to do depends on where it came from."""
 
 
 def extract_zip(archive: str | Path, folder: str | Path) -> Path:
@@ -33,7 +40,8 @@ def extract_zip(archive: str | Path, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        DataError: if the archive is damaged or must not be unpacked, or the disk is full.
+        DamagedArchive: if the archive cannot be read.
+        DataError: if it must not be unpacked, or the disk is full.
     """
     archive, folder = Path(archive), Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -46,9 +54,9 @@ def extract_zip(archive: str | Path, folder: str | Path) -> Path:
                 content.extract(member, temporary)
         temporary.chmod(0o755)
         _replace(folder, temporary)
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(f"{archive}: damaged or no zip archive ({error}); delete it and fetch again") from error
-    except OSError as error:
+    except (*DAMAGE, OSError) as error:
+        if not isinstance(error, OSError) or error.errno in DAMAGE_CODES:
+            raise DamagedArchive(f"{archive}: damaged or no zip archive ({error})") from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(f"{folder}: disk full while unpacking {archive.name}; make space and run again") from error
         raise

@@ -18,6 +18,7 @@ compresses best. Spinful H = 1 ⊗ H + i Σ σ_a ⊗ W_a. Layout 1, the plain gz
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,7 +97,7 @@ class CompactSet:
         for part in self.parts[1:]:
             if (part.orbitals, part.spinful) != (first.orbitals, first.spinful):
                 raise DataError(f"{part.path} and {first.path} are not of one system (orbitals, spin)")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
         if twice:
             raise DataError(f"{first.path.parent}: structure {twice[0]!r} is in more than one part of the set")
 

@@ -152,15 +152,32 @@ def missing_pairs(structure: Structure, blocks: Blocks) -> tuple[int, float]:
     distance = np.linalg.norm(structure.positions[j] + shift @ structure.cell - structure.positions[i], axis=1)
     magnitude = np.maximum.reduceat(np.abs(blocks.values), blocks.offsets[:-1])
     species = np.sort(structure.numbers[blocks.edge_index], axis=0)
+    lacking = np.sort(structure.numbers[np.stack([i, j])[:, absent]], axis=0)
     count, expected = 0, 0.0
-    for edge in absent.tolist():
-        pair = np.sort(structure.numbers[[i[edge], j[edge]]])
+    for pair in np.unique(lacking, axis=1).T:
         same = np.flatnonzero((species == pair[:, None]).all(axis=0) & (lengths > 1e-3))
-        if not len(same) or distance[edge] > lengths[same].max() - MISSING_MARGIN:
-            continue
-        near = same[np.argsort(np.abs(lengths[same] - distance[edge]))[:MISSING_NEIGHBOURS]]
-        count, expected = count + 1, max(expected, float(np.median(magnitude[near])))
+        within = distance[absent[(lacking == pair[:, None]).all(axis=0)]]
+        within = within[within <= lengths[same].max(initial=-np.inf) - MISSING_MARGIN]
+        if len(within):
+            sizes = np.median(magnitude[same[_nearest(lengths[same], within)]], axis=1)
+            count, expected = count + len(within), float(np.fmax.reduce(sizes, initial=expected))  # NaN tells nothing
     return count, expected
+
+
+def _nearest(lengths: NDArray[np.float64], wanted: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(W, n) which n = MISSING_NEIGHBOURS lengths (all, if fewer) are nearest to each wanted one; of equals the first.
+
+    They are among the n that follow its place in rising order and the n that follow it in falling order.
+    """
+    beyond = np.full(MISSING_NEIGHBOURS, len(lengths))
+    rising, falling = (np.append(np.argsort(sign * lengths, kind="stable"), beyond) for sign in (1, -1))
+    padded = np.append(lengths, np.inf)
+    up = np.searchsorted(padded[rising], wanted)
+    down = np.searchsorted(-lengths[falling[: len(lengths)]], -wanted, side="right")
+    step = np.arange(MISSING_NEIGHBOURS)
+    candidates = np.concatenate([rising[up[:, None] + step], falling[down[:, None] + step]], axis=1)
+    order = np.lexsort((candidates, np.abs(padded[candidates] - wanted[:, None])), axis=1)
+    return np.take_along_axis(candidates, order[:, : min(MISSING_NEIGHBOURS, len(lengths))], axis=1)
 
 
 def shortest_bond(structure: Structure) -> float | None:

@@ -7,6 +7,7 @@ import http.client
 import json
 import os
 import shutil
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -89,7 +90,7 @@ class ResumingDownloader:
         except urllib.error.HTTPError as error:
             error.close()
             self._refused(url, error, have, known)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
             raise _Interrupted(str(getattr(error, "reason", error)) or type(error).__name__) from error
 
     def _receive(self, url: str, response: Any, have: int, known: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ class ResumingDownloader:
             self._restart("the server sent another part than asked for")
         if resumed and known.get("validator", "") != validator:
             self._restart("the file on the server has changed")
-        total = start + length if length else 0
+        total = start + length if length else self.size or 0
         if self.size is not None and total and total != self.size:
             raise DataError(f"{url}: expected {self.size} bytes, the server offers {total}; is the mirror up to date?")
         self._check_space(total - start)
@@ -116,16 +117,20 @@ class ResumingDownloader:
             try:
                 chunk = response.read(CHUNK)
             except http.client.IncompleteRead as error:
-                chunk = error.partial
+                self._write(handle, error.partial)
+                raise _Interrupted("the server closed the connection early") from error
             if not chunk:
                 return
-            try:
-                handle.write(chunk)
-            except OSError as error:
-                raise self._disk_error(error) from error
+            self._write(handle, chunk)
             done += len(chunk)
             if self.progress is not None:
                 self.progress(done, total)
+
+    def _write(self, handle: BinaryIO, chunk: bytes) -> None:
+        try:
+            handle.write(chunk)
+        except OSError as error:
+            raise self._disk_error(error) from error
 
     def _refused(self, url: str, error: urllib.error.HTTPError, have: int, known: dict[str, Any]) -> None:
         """Judge an error status; returns only if the partial file is already complete."""

@@ -20,15 +20,15 @@ import pooch
 from pooch.downloaders import doi_to_repository
 
 from tracegrad.atomic import atomic_write
-from tracegrad.data.archives import extract_zip
+from tracegrad.data.archives import DamagedArchive, extract_zip
 from tracegrad.data.databases import RELEASES, Archive, Database, database
 from tracegrad.data.dataset import published_folder
 from tracegrad.data.download import ResumingDownloader
-from tracegrad.data.folders import SPLIT_FILE, FolderSet, read_split, scan_folders, write_split
+from tracegrad.data.folders import RECORD_FILE, SPLIT_FILE, FolderSet, read_split, scan_folders, write_split
 from tracegrad.data.splits import split_sha256
 from tracegrad.errors import DataError, did_you_mean
 
-RECORD_FILE = "fetch.json"
+GIVEN, STATED = "the checksum given", "the repository's checksum"  # what an archive is known to be right by
 ArchiveProgress = Callable[[str, int, int], None]  # (archive, bytes on disk, bytes in all or 0)
 
 
@@ -58,7 +58,7 @@ class Fetched:
         split_file: subsets with their hash.
         counts: structures per subset.
         split_sha256: hash of the subsets.
-        archives: name -> url, sha256, bytes, and what the checksum was compared with.
+        archives: name -> url, sha256, bytes, what the checksum was compared with, and that it was unpacked.
     """
 
     folder: Path
@@ -80,7 +80,8 @@ def fetch(
     """Download and unpack a published database and write its split file.
 
     Everything already done is kept: complete archives, partial ones, unpacked folders. A folder that was unpacked here
-    from another version of its archive is replaced, and so is the split file that was written here.
+    from another version of its archive is replaced, and so is the split file that was written here. A damaged archive
+    that was compared with no checksum is set aside.
 
     Args:
         key: MG, MM, BG, BB, BT or BS.
@@ -109,17 +110,37 @@ def fetch(
     for archive in entry.archives:
         known = (sha256 or {}).get(archive.name) or (sha256 or {}).get("")
         remote = locate(archive, entry, mirror)
-        path, origin = _download(remote, root, known, record.get(archive.name, {}).get("sha256"), progress, pause)
-        found = _sha256(path)
-        unpacked = root / Path(archive.name).stem
-        if record.get(archive.name, {}).get("sha256") != found or not unpacked.is_dir():
-            extract_zip(path, unpacked)
-        record[archive.name] = {"url": remote.url, "sha256": found, "bytes": path.stat().st_size, "checked": origin}
+        earlier = record.get(archive.name, {})
+        unpacked = earlier.get("sha256") if earlier.get("unpacked", True) else None  # of what is in the folder
+        path, origin = _download(remote, root, known, unpacked, progress, pause)
+        facts = {"url": remote.url, "sha256": _sha256(path), "bytes": path.stat().st_size, "checked": origin}
+        if facts["sha256"] != unpacked or not (root / path.stem).is_dir():
+            _unpack(path, root, record, facts)
+        record[archive.name] = {**facts, "unpacked": True}
         _write_record(root, record)
     folders = scan_folders(root, key)
     split_file = _write_split(folders, record)
     counts = {subset: len(chosen) for subset, chosen in folders.split.items()}
     return Fetched(root, split_file, counts, split_sha256(folders.split), {name: record[name] for name in names})
+
+
+def _unpack(path: Path, root: Path, record: dict[str, dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Unpack an archive. It is recorded before: however the run is stopped, the folder is known as made here."""
+    _write_record(root, {**record, path.name: {**facts, "unpacked": False}})
+    try:
+        extract_zip(path, root / path.stem)
+    except (DataError, OSError) as error:
+        _write_record(root, record)  # nothing was unpacked
+        if not isinstance(error, DamagedArchive):
+            raise
+        by_hand = "unpack it by hand and use --source PATH"
+        if facts["checked"] in (GIVEN, STATED):
+            raise DataError(f"{error}. It is kept, for it has {facts['checked']}; {by_hand}") from error
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        raise DataError(
+            f"{error}. It is now {aside}: run again to fetch another copy; if that is no better, {by_hand}"
+        ) from error
 
 
 def _refuse_foreign(root: Path, names: list[str], record: dict[str, dict[str, Any]]) -> None:
@@ -192,8 +213,8 @@ def _download(
 ) -> tuple[Path, str]:
     """Download (or find complete) one archive; returns its path and what its checksum was compared with."""
     options = (
-        (f"sha256:{given}" if given else None, "the checksum given"),
-        (remote.checksum, "the repository's checksum"),
+        (f"sha256:{given}" if given else None, GIVEN),
+        (remote.checksum, STATED),
         (f"sha256:{recorded}" if recorded else None, "the checksum of the first download"),
     )
     known, origin = next(((c, o) for c, o in options if c), (None, "nothing: none is known, this one is recorded"))

@@ -18,6 +18,7 @@ from tracegrad.data.structure import Orbitals, Structure, orbital_table
 from tracegrad.errors import DataError
 
 SPLIT_FILE = "split.json"
+RECORD_FILE = "fetch.json"  # of a fetched database; the split file is written after it
 SPLIT_FORMAT = "tracegrad-split"
 TWISTED_MARK = "twist"  # in the path of a structure below the root: a test structure only
 NOT_TWISTED = re.compile(r"(?<![a-z])(un|non|not)[-_ ]?twist")
@@ -81,15 +82,17 @@ def scan_folders(root: str | Path, key: str) -> FolderSet:
     root = Path(root)
     relative = [PurePosixPath(folder.relative_to(root).as_posix()) for folder in find_deeph_folders(root)]
     basenames = [path.name or root.resolve().name for path in relative]
+    count = Counter(basenames)
     paths: dict[str, str] = {}
     for path, basename in zip(relative, basenames, strict=True):
-        name = basename if basenames.count(basename) == 1 else "__".join(path.parts)
+        name = basename if count[basename] == 1 else "__".join(path.parts)
         if name in paths:
             raise DataError(f"{root}: {paths[name]} and {path} would both be named {name}; rename one of them")
         paths[name] = str(path)
     twisted = [name for name, path in paths.items() if TWISTED_MARK in NOT_TWISTED.sub("", path.lower())]
     twisted = twisted or _published_twisted(root, paths, key)
-    bulk = [name for name in paths if name not in set(twisted)]
+    apart = set(twisted)
+    bulk = [name for name in paths if name not in apart]
     published = DATABASES[key].counts_published[:3] if key in DATABASES else (0, 0, 0)
     if sum(published) == len(bulk):
         sizes, origin = published, "published counts"
@@ -177,12 +180,23 @@ def read_split(path: str | Path) -> FolderSet:
 
 
 def open_folders(path: str | Path, key: str) -> FolderSet:
-    """The folder set of a split file, or of a folder with or without one."""
+    """The folder set of a split file, or of a folder with or without one.
+
+    Raises:
+        DataError: if the folder holds a part of a database only, or several sets; or as ``read_split`` and
+            ``scan_folders`` say.
+    """
     path = Path(path)
     if path.is_file():
         return read_split(path)
     if (path / SPLIT_FILE).is_file():
         return read_split(path / SPLIT_FILE)
+    if (path / RECORD_FILE).is_file():
+        raise DataError(
+            f"{path}: expected a whole database, found {RECORD_FILE} and no {SPLIT_FILE}, which a fetch writes at its "
+            f"end; run it again: tracegrad data fetch {key if key in DATABASES else 'KEY'} --out {path}, or delete "
+            f"{RECORD_FILE} to use the part that is there"
+        )
     inner = sorted(file.parent.name for file in path.glob(f"*/{SPLIT_FILE}"))
     if inner:
         raise DataError(

@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None, trainer: Sequence[str] = TRAINE
         interrupted.
     """
     options = make_parser().parse_args(arguments)
-    console = Console(stderr=False)
+    console = Console(stderr=False, markup=False, emoji=False)
     previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
         return _reproduce(options, console, trainer)

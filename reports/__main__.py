@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (TracegradError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    console = Console() if sys.stdout.isatty() else Console(width=170)
+    console = Console(width=None if sys.stdout.isatty() else 170, markup=False, emoji=False)
     for table in tables:
         show(table, console)
     console.print(f"tables, figures and report.html: {options.out or options.folder}", soft_wrap=True)

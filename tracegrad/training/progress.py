@@ -30,10 +30,10 @@ class ProgressDisplay(Callback):
         self.supervisor = supervisor
         self.title = title
         self.notes = tuple(notes)
-        self.console = Console(stderr=True)
+        self.console = Console(stderr=True, markup=False, emoji=False)
         self.shown = 0.0
         self.bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
             TimeElapsedColumn(),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,15 +121,19 @@ def test_structures_of_several_splits_are_loaded_as_they_were_generated(
     }
     generate([replace(dimer, split="val", index=8)], out)
     assert set(load_dataset("carbon", out).val.names) == {"MG_val_007", "MG_val_008"}
+    shutil.rmtree(out / "MG_val_007")
+    generate([replace(dimer, split="val", index=9)], out)
+    assert set(load_dataset("carbon", out).val.names) == {"MG_val_008", "MG_val_009"}
 
 
 def test_a_split_file_of_ones_own_is_left_alone(tmp_path: Path, engine: Any, recordings: dict[str, Any]) -> None:
     engine(CONVERGES)
     dimer, out = recordings["carbon_dimer"], tmp_path / "out"
     generate([replace(dimer, split="train", index=n) for n in range(2)], out)
-    own = write_split(scan_folders(out, "carbon")).read_bytes()
-    generate([replace(dimer, split="val", index=0)], out)
-    assert (out / "split.json").read_bytes() == own
+    for number, own in enumerate((write_split(scan_folders(out, "carbon")).read_bytes(), b"damaged", b"[]")):
+        (out / "split.json").write_bytes(own)
+        generate([replace(dimer, split="val", index=number)], out)
+        assert (out / "split.json").read_bytes() == own
 
 
 @pytest.mark.parametrize("damage", ["", "{}", '{"request": {"key": "MG"}}', "[1]"])

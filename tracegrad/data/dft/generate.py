@@ -24,7 +24,7 @@ from tracegrad.data.dft.calculation import Calculation, Request, calculate
 from tracegrad.data.dft.cp2k import OUTPUT_NAME, find_cp2k
 from tracegrad.data.dft.spin_orbit import import_pyscf, source_note
 from tracegrad.data.dft.systems import ELEMENTS, System
-from tracegrad.data.folders import SPLIT_FILE, FolderSet, read_split, write_split
+from tracegrad.data.folders import SPLIT_FILE, FolderSet, write_split
 from tracegrad.data.splits import SUBSETS, Split
 from tracegrad.errors import DataError
 
@@ -249,13 +249,21 @@ def _merge(out: Path) -> None:
 
 def _record_split(out: Path) -> None:
     """Write the split file of structures generated for several subsets; those of one are split when they are loaded."""
-    if (out / SPLIT_FILE).exists() and read_split(out / SPLIT_FILE).rule != SPLIT_RULE:
+    if (out / SPLIT_FILE).exists() and not _is_ours(out / SPLIT_FILE):
         return
     found = [_read_request(path) for path in sorted(out.glob(f"*/{RECORD_NAME}"))]
     requests = [Request(facts["key"], facts["split"], facts["index"]) for facts in found]
     split: Split = {subset: tuple(r.name for r in requests if r.subset == subset) for subset in SUBSETS}
     if sum(bool(split[subset]) for subset in ("train", "val", "test")) > 1:
         write_split(FolderSet(out, {request.name: request.name for request in requests}, split, SPLIT_RULE))
+
+
+def _is_ours(split_file: Path) -> bool:
+    """Whether a split file was written here; its structures need not be there any more."""
+    try:
+        return bool(json.loads(split_file.read_text(encoding="utf-8"))["rule"] == SPLIT_RULE)
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 def set_facts(system: System) -> dict[str, Any]:
